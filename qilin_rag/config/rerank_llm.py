@@ -55,7 +55,7 @@ def rerank_settings(named: Mapping[str, Any]) -> dict[str, Any]:
 def check_rerank_destination(
     rerank: Any, settings: Mapping[str, Any], by_flag: Collection[str], file: Path | None = None
 ) -> None:
-    """Check the LLM of a second stage; see `check_destination`. Log that a key goes where `file` says."""
+    """Check the LLM of a second stage; see `check_destination`. Log that a key goes to an address that `file` names."""
     if of_llm := rerank_llm(rerank, settings):
         check_destination(str(rerank).removeprefix(LLM), of_llm, by_flag, at="rerank.llm")
         if file is not None:

@@ -286,7 +286,7 @@ class Cost(Frozen):
 
 
 class RerankUse(Frozen):
-    """What the second stage of a run asked for, over all its sessions.
+    """The requests of a run's second stage to a server or an LLM, over all its sessions.
 
     Attributes:
         requests: The number of requests that a server or an LLM answered, and charges for.

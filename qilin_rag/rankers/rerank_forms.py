@@ -20,7 +20,7 @@ class ReplyError(ValueError):
 
 
 class Billed(NamedTuple):
-    """What a request is charged for; None for what the server does not say."""
+    """The tokens and searches that a server charges a request for; None if it does not say."""
 
     tokens: int | None
     searches: int | None
