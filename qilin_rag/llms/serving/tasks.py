@@ -19,7 +19,7 @@ _PORTS = {"embed": 8001, "rerank": 8002}  # beside an LLM at 8000
 
 
 class Task(NamedTuple):
-    """What a server makes of texts.
+    """The kind of output that a server makes of texts.
 
     Attributes:
         name: `generate` for answers, `embed` for vectors, `rerank` for scores of a query with texts.
