@@ -51,10 +51,10 @@ def write_untrained(encoder: Path, folder: Path) -> Path:
 
 
 def largest_difference(model: Path, dataset: Dataset, questions: Sequence[Question], rankings: Rankings) -> float:
-    """Compare scores of the first hits with `MultiVectorEncoder.similarity`, one pair at a time."""
+    """Compare scores of the first hits with `MultiVectorEncoder.similarity` in fp32, one pair at a time."""
     from sentence_transformers import MultiVectorEncoder
 
-    encoder = MultiVectorEncoder(str(model), device="cpu")
+    encoder = MultiVectorEncoder(str(model), device="cpu").float()  # the weights are stored in fp16
     differences = []
     for question, hits in zip(questions, rankings, strict=True):
         [note] = dataset.notes.get([hits[0].note_idx])
