@@ -50,7 +50,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,rankers,ray,test-neural,test-langchain,test-browser]'
+	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,onnx,openvino,rankers,ray,test-neural,test-langchain,test-browser]'
 	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN)
 	touch $@
 
