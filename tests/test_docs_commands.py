@@ -155,7 +155,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 def check_names(read: dict[str, Any]) -> None:
     """A run of these arguments has the components and settings that they name."""
     if read.get("command", "").split()[-1:] == ["run"] and not _is_unknown(read):
-        keys: tuple[str, ...] = ("retriever", "llm", "data", "prompt", "metrics", "top_k", "base_url", "serve")
+        keys: tuple[str, ...] = ("retriever", "query", "llm", "data", "prompt", "metrics", "top_k", "base_url", "serve")
         settings = read["settings"] or []
         if any(setting.startswith("rerank.") for setting in settings):  # a folder that train wrote may not be here
             keys += ("rerank",)
