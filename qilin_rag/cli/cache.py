@@ -86,7 +86,7 @@ def clear_kept(
         CacheKind | None,
         typer.Argument(
             metavar="[KIND]",
-            help="Kind to remove: notes, indexes, vectors, archives, responses, scores, hashes or servers. "
+            help="Kind to remove: notes, indexes, vectors, archives, exports, responses, scores, hashes or servers. "
             "[default: all but responses and scores]",
             show_default=False,
         ),
