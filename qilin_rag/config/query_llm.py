@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,7 +29,7 @@ def named_query_llm(given: Any) -> dict[str, Any] | None:
         given = {"name": named.name, **named.settings}
     if isinstance(given, str):
         given = {"name": given}
-    if not isinstance(given, dict) or not isinstance(given.get("name", ""), str):
+    if not isinstance(given, dict) or not all(isinstance(given.get(key, ""), str) for key in ("name", "label")):
         raise ValueError(f"expected the name of an LLM, or a mapping of settings; got {reprlib.repr(given)}")
     if "name" not in given:
         return dict(given)
@@ -54,6 +54,23 @@ def query_llm_of(given: Any, label: str, own: Mapping[str, Any]) -> tuple[str, d
     label = named.pop("label")
     settings = {key: value for key, value in named.items() if key != "name"}
     return llm_label_of(label, named, named["name"], settings)[0], named
+
+
+def flags_for_query_llm(given: Any, by_flag: Collection[str]) -> set[str]:
+    """Return the settings of the query stage's LLM that flags name, such as `query.llm.base_url`.
+
+    Flags for the run's own LLM count where the query stage uses it, and not for settings that `query.llm` replaces.
+
+    Args:
+        given: `query.llm`.
+        by_flag: The settings that flags name, such as `llm.base_url`.
+    """
+    flags = {name for name in by_flag if name.startswith("query.llm.")}
+    changes = named_query_llm(given) or {}
+    if "name" in changes:
+        return flags
+    own = (name for name in by_flag if name.startswith("llm.") and name.split(".")[1] not in changes)
+    return flags | {f"query.{name}" for name in own}
 
 
 def changed_query_llm(given: Any, llm: Component) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from qilin_rag.config.destinations import check_destination, is_address, say_destination
 from qilin_rag.config.presets import named_llm
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RANKERS, Component
 
 LLM = "llm:"
@@ -35,9 +37,13 @@ def rerank_llm(rerank: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: if there is no such LLM.
     """
+    if not is_llm(rerank):
+        return {}
     of_llm = settings.get(SETTINGS)
-    name = str(rerank).removeprefix(LLM)
-    return {**named_llm(name), **(of_llm if isinstance(of_llm, dict) else {})} if is_llm(rerank) else {}
+    found = {**named_llm(str(rerank).removeprefix(LLM)), **(of_llm if isinstance(of_llm, dict) else {})}
+    if not isinstance(found["name"], str):
+        raise UsageError(f"rerank.llm.name: expected the name of an LLM; got {reprlib.repr(found['name'])}")
+    return found
 
 
 def with_llm_setting(settings: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

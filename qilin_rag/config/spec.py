@@ -28,7 +28,7 @@ from qilin_rag.config.destinations import check_destination, say_destination, sa
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, llm_label_of, named_llm
-from qilin_rag.config.query_llm import named_query_llm, query_llm_of
+from qilin_rag.config.query_llm import flags_for_query_llm, named_query_llm, query_llm_of
 from qilin_rag.config.rerank_llm import (
     check_rerank_destination,
     rerank_llm,
@@ -421,8 +421,8 @@ def _check_query_llm(
     if query_llm == llm:
         return
     LLMS.resolve(query_llm["name"])
-    is_own = query_label == label
-    flags = {*by_flag, *(f"query.{name}" for name in by_flag if is_own)}
+    flags = flags_for_query_llm(query.get("llm"), by_flag)
+    is_own = "name" not in (named_query_llm(query.get("llm")) or {})
     check_destination(query_label, query_llm, flags, serve and is_own, at="query.llm")
 
 

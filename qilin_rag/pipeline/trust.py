@@ -12,7 +12,7 @@ from typing import Any
 
 from qilin_rag.config.destinations import as_flag, check_destination, is_address, is_loopback
 from qilin_rag.config.presets import known_preset
-from qilin_rag.config.query_llm import query_llm_of
+from qilin_rag.config.query_llm import flags_for_query_llm, named_query_llm, query_llm_of
 from qilin_rag.config.rerank_llm import LLM, check_rerank_destination, rerank_llm
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
@@ -48,10 +48,11 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     if config.serve:
         untrusted += _of_engine(config.llm.settings.get("engine"), preset.get("engine"), named)
     of_query = _with_query_llm(config)
-    of_query_named = {each.removeprefix("query.") for each in named if each.startswith("query.llm.")}
+    of_query_named: set[str] = set()
     if of_query is not None:
-        if of_query.llm_label == config.llm_label:
-            of_query_named |= named
+        assert config.query is not None
+        flags_of_query = flags_for_query_llm(config.query.settings["llm"], named)
+        of_query_named = {each.removeprefix("query.") for each in flags_of_query}
         its = _outward_of_llm(of_query, _preset_of(of_query), of_query_named, allow_code)
         untrusted += [(f"query.{name}", value) for name, value in its if (name, value) not in untrusted]
     if config.data.startswith("hub:") and config.data != _PUBLIC_DATA and "data" not in named:
@@ -87,14 +88,14 @@ def _with_query_llm(config: RunSpec) -> RunSpec | None:
     own = {"name": config.llm.name, **config.llm.settings}
     label, settings = query_llm_of(given, config.llm_label, own)
     llm = Named(name=settings["name"], settings={name: value for name, value in settings.items() if name != "name"})
-    is_own = label == config.llm_label
+    is_own = isinstance(given, dict) and "name" not in given
     return config.model_copy(update={"llm": llm, "llm_label": label, "serve": config.serve and is_own})
 
 
 def _without_query_key(config: RunSpec) -> RunSpec:
     """Remove the key of the query stage's LLM."""
     assert config.query is not None
-    llm = {**config.query.settings["llm"], "api_key_env": _NO_KEY}
+    llm = {**(named_query_llm(config.query.settings["llm"]) or {}), "api_key_env": _NO_KEY}
     query = config.query.model_copy(update={"settings": {**config.query.settings, "llm": llm}})
     return config.model_copy(update={"query": query})
 
@@ -154,9 +155,11 @@ def _outward_of_rerank_llm(config: RunSpec, named: set[str], allow_code: bool) -
     settings = rerank_llm(config.rerank, config.rerank_settings)
     if not settings or (llm := _class_of(LLMS, kind := settings.pop("name"))) is None:
         return
+    settings = LLMS.implied(kind) | settings
+    key = llm.model_fields.get("api_key_env")
     preset = known_preset(str(config.rerank).removeprefix(LLM))
     for name, value, expected in _outward_settings(llm, settings, preset if preset.get("name") == kind else {}):
-        variable = settings.get("api_key_env", llm.model_fields["api_key_env"].default if llm.outward else None)
+        variable = settings.get("api_key_env", key.default if key else None)
         has_key = bool(os.environ.get(str(variable), "").strip())
         is_code = name == "spec" and allow_code and llm.names_code(settings)
         is_harmless = not has_key and (name == "api_key_env" or (name == "base_url" and is_loopback(str(value))))
@@ -240,7 +243,7 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
         if registry.names_code(name, settings):
             parts = parts_in(registry.resolve(name), settings) if registry.is_registered(name) else []
             if registry is QUERIES and registry.is_registered(name):
-                name = str(settings["llm"]["name"])
+                name = str((named_query_llm(settings["llm"]) or {})["name"])
             yield f"{name} of {_short(parts)}" if parts else str(settings.get("spec", name))
     engine = config.llm.settings.get("engine")
     is_named = not named.isdisjoint({"llm.engine", "llm.engine.python"})

@@ -279,6 +279,57 @@ def test_the_code_of_a_part_is_shown(retriever: dict[str, Any], shown: str) -> N
         trusted(Path("run"), spec, set())
 
 
+@pytest.mark.parametrize(
+    ("llm", "serve"),
+    [
+        ({"base_url": EVIL}, False),
+        ({"name": "openai", "model": "m", "base_url": EVIL}, False),
+        ({"name": "openai", "model": "m", "base_url": EVIL}, True),
+    ],
+)
+def test_an_address_by_flag_is_not_that_of_the_queries(llm: dict[str, Any], serve: bool) -> None:
+    """The flag names where answers are made; the run must not send the queries, and a key, elsewhere."""
+    own = {"name": "openai", "settings": {"model": "m", "base_url": "https://mine.example/v1"}}
+    query = {"name": "hyde", "settings": {"llm": llm}}
+    spec = recorded_spec({"llm": own, "llm_label": "m", "query": query, "serve": serve})
+    with pytest.raises(UsageError, match=rf"alone names query\.llm\.base_url {EVIL}"):
+        trusted(Path("run"), spec, {"llm.base_url"})
+
+
+def test_a_flag_for_the_run_s_own_llm_counts_for_its_queries() -> None:
+    own = {"name": "openai", "settings": {"model": "m", "base_url": "https://mine.example/v1"}}
+    query = {"name": "hyde", "settings": {"llm": {"temperature": 0.5}}}
+    spec = recorded_spec({"llm": own, "llm_label": "m", "query": query})
+    assert trusted(Path("run"), spec, {"llm.base_url"}) == spec
+
+
+@pytest.mark.parametrize(
+    ("llm", "says"),
+    [
+        ("strange_t:L", "names code to run: strange_t:L"),
+        ({"name": "openai", "label": 3}, "expected the name of an LLM"),
+        (["openai"], "expected the name of an LLM"),
+    ],
+)
+def test_an_llm_of_the_queries_in_another_form_is_one_clear_line(llm: Any, says: str) -> None:
+    spec = recorded_spec({"query": {"name": "hyde", "settings": {"llm": llm}}})
+    with pytest.raises(UsageError, match=says):
+        trusted(Path("run"), spec, set())
+
+
+def test_an_llm_that_reranks_is_one_clear_line() -> None:
+    spec = recorded_spec({"rerank": "llm:openai", "rerank_settings": {"llm_settings": {"name": 3}}})
+    with pytest.raises(UsageError, match=r"rerank\.llm\.name: expected the name of an LLM; got 3"):
+        trusted(Path("run"), spec, set())
+
+
+def test_a_provider_in_the_name_of_an_llm_that_reranks_is_asked_about() -> None:
+    pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
+    spec = recorded_spec({"rerank": "llm:langchain:openai:gpt-4o-mini"})
+    with pytest.raises(UsageError, match=r"alone names rerank\.llm\.spec openai:gpt-4o-mini"):
+        trusted(Path("run"), spec, set())
+
+
 def test_a_provider_in_the_name_of_an_llm_is_asked_about() -> None:
     pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
     spec = recorded_spec({"llm": {"name": "langchain:openai:gpt-4o-mini", "settings": {}}})

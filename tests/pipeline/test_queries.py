@@ -376,6 +376,9 @@ def test_a_file_of_settings_names_no_address_for_the_queries_unseen(
     named = resolve_run({}, ["query.llm.base_url=https://llm.evil.example/v1"], file)
     assert named.query_config is not None
     assert named.query_config.llm.base_url == "https://llm.evil.example/v1"
+    file.write_text("llm: gpt-4o-mini\nquery: {name: hyde, llm: {base_url: 'https://llm.evil.example/v1'}}\n")
+    with pytest.raises(UsageError, match=r"--set query\.llm\.base_url=https://llm\.evil\.example/v1"):
+        resolve_run({"base_url": "https://mine.example/v1"}, file=file)  # the flag is not about the queries
     file.write_text("query: {name: hyde, llm: {name: 'os:path'}}\n")
     with pytest.raises(UsageError, match="must be a registered name"):
         resolve_run({}, file=file)
