@@ -12,7 +12,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines
 from qilin_rag.core.types import Exchange, Status, Summary
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import QUESTIONS, REPEATS, SAMPLES
+from qilin_rag.pipeline.run_directory import QUERIES, QUESTIONS, REPEATS, SAMPLES
 from qilin_rag.viewer.tail import Line, Tail
 
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
@@ -22,7 +22,7 @@ _FEWEST_ANSWERS = 5
 
 
 class SampleOutcome(Exchange):
-    """The part of a line of samples.jsonl that is counted."""
+    """The part of a line of samples.jsonl or queries.jsonl that is counted."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -46,14 +46,15 @@ class Counting:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._samples, self._repeats = Tail(path / SAMPLES), Tail(path / REPEATS)
+        self._samples, self._repeats, self._queries = (Tail(path / name) for name in (SAMPLES, REPEATS, QUERIES))
         self.restart()
 
     def restart(self) -> None:
         """Begin anew, and forget all that was read."""
         self._samples.restart()
         self._repeats.restart()
-        self._tally = Tally()
+        self._queries.restart()
+        self._tally, self._tally_of_queries = Tally(), Tally()
         self._outcomes = bytearray()
         self._places: dict[int, int] | None = None
         self.n_asked = 0
@@ -67,7 +68,7 @@ class Counting:
         Raises:
             UsageError: if a line can't be read, or a file is not a plain one.
         """
-        if self._samples.was_replaced() or self._repeats.was_replaced():
+        if any(tail.was_replaced() for tail in (self._samples, self._repeats, self._queries)):
             self.restart()
         if self._places is None:
             self._places = {}
@@ -82,6 +83,8 @@ class Counting:
                 self._outcomes[place] = 1 + STATUSES.index(outcome.status) + _LOST * outcome.is_lost
         for line in self._repeats.lines(most_bytes):
             self._tally.add(read_outcome(REPEATS, line))
+        for line in self._queries.lines(most_bytes):
+            self._tally_of_queries.add(read_outcome(QUERIES, line))
 
     def rest(self) -> None:
         """Free memory that is only needed while the run is written."""
@@ -90,7 +93,7 @@ class Counting:
     @property
     def is_at_end(self) -> bool:
         """Return whether all that was written is counted."""
-        return self._samples.is_at_end and self._repeats.is_at_end
+        return self._samples.is_at_end and self._repeats.is_at_end and self._queries.is_at_end
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -109,6 +112,11 @@ class Counting:
     def spent(self) -> Summary:
         """Return the tokens of all calls so far, in a summary without figures."""
         return self._tally.spent
+
+    @property
+    def spent_on_queries(self) -> Summary:
+        """Return the tokens of the query stage so far, in a summary without figures."""
+        return self._tally_of_queries.spent
 
 
 class Pace:
@@ -154,7 +162,7 @@ class Pace:
 
 
 def read_outcome(name: str, line: Line) -> SampleOutcome:
-    """Return a line of samples as far as it is counted.
+    """Return a line of samples or queries as far as it is counted.
 
     Args:
         name: The name of the file, for the error.

@@ -12,11 +12,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from qilin_rag.core.directories import is_locked
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.types import Price, RerankUse, Summary
-from qilin_rag.pipeline.cost import cost_of, price_of, total_cost
+from qilin_rag.core.types import Cost, Price, QueryUse, RerankUse, Summary
+from qilin_rag.pipeline.cost import add_costs, cost_of, price_of, total_cost
+from qilin_rag.pipeline.queries import query_price
 from qilin_rag.pipeline.run_directory import (
     MANIFEST,
     NEW_SCORES,
+    QUERIES,
     QUESTIONS,
     REPEATS,
     SAMPLES,
@@ -118,13 +120,16 @@ class _Facts(NamedTuple):
     price: Price | None
     is_first_session: bool
     reranked: RerankUse | None
+    has_queries: bool
+    query_price: Price | None
+    queries: QueryUse | None
 
 
 class WatchedRun(Watched):
     """A run that is watched."""
 
     kind = "run"
-    names = (MANIFEST, QUESTIONS, SAMPLES, REPEATS, SCORES, NEW_SCORES, SUMMARY)
+    names = (MANIFEST, QUESTIONS, SAMPLES, REPEATS, QUERIES, SCORES, NEW_SCORES, SUMMARY)
     _facts: _Facts
     _summary: Summary | None
     _figures: dict[str, float | None] | None
@@ -160,7 +165,7 @@ class WatchedRun(Watched):
             row |= _counts_of(self._summary, facts)
             is_read = self._figures is not None
             return self._row("complete", **row, is_read=is_read), is_read
-        self._is_behind |= bool(changed & {MANIFEST, QUESTIONS, SAMPLES, REPEATS})
+        self._is_behind |= bool(changed & {MANIFEST, QUESTIONS, SAMPLES, REPEATS, QUERIES})
         if self._is_behind and (budget.is_ample or is_held):
             self._counting.read(budget.most_bytes)
             self._is_behind = not self._counting.is_at_end
@@ -186,6 +191,9 @@ class WatchedRun(Watched):
             price_of(manifest),
             manifest.times is not None and manifest.times.sessions == 1,
             manifest.rerank,
+            bool(manifest.config.get("query")),
+            query_price(manifest.config),
+            manifest.queries,
         )
 
     def _check_figures(self) -> None:
@@ -205,7 +213,7 @@ class WatchedRun(Watched):
             "done": sum(statuses.values()),
             "statuses": statuses,
             "failed": counting.failed,
-            **_spent(counting.spent, facts),
+            **_spent(counting.spent, facts, _cost_of_queries(counting, facts)),
             "updated": self._facts.updated if written is None else max(self._facts.updated, _as_time(written)),
         }
 
@@ -254,16 +262,22 @@ def _counts_of(summary: Summary, facts: _Facts) -> dict[str, Any]:
         "done": summary.counts.get("questions", sum(statuses.values())),
         "statuses": statuses,
         "failed": summary.lost,
-        **_spent(summary, facts),
+        **_spent(summary, facts, None if facts.queries is None else facts.queries.cost),
     }
 
 
-def _spent(summary: Summary, facts: _Facts) -> dict[str, Any]:
+def _cost_of_queries(counting: Counting, facts: _Facts) -> Cost | None:
+    """Return the cost of the query stage so far; None without one."""
+    return cost_of(counting.spent_on_queries, facts.query_price) if facts.has_queries else None
+
+
+def _spent(summary: Summary, facts: _Facts, of_queries: Cost | None) -> dict[str, Any]:
+    cost = total_cost(cost_of(summary, facts.price), facts.reranked)
     return {
         "usage": summary.usage,
         "cached": summary.cached,
         "retries": summary.retries,
-        "cost": total_cost(cost_of(summary, facts.price), facts.reranked),
+        "cost": cost if of_queries is None else add_costs(cost, of_queries),
     }
 
 

@@ -25,6 +25,7 @@ from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.rows import RunRow
 from qilin_rag.viewer.watch import RunWatcher
 from qilin_rag.viewer.watched import Budget, WatchedRun
+from tests.fake_server import MODEL, FakeServer
 from tests.reports.conftest import made
 from tests.reports.made_runs import make_run
 
@@ -395,7 +396,27 @@ def test_watching_changes_nothing(directory: RunDirectory) -> None:
     assert state() == before and sorted(directory.path.iterdir()) == files
 
 
-@pytest.mark.parametrize("name", ["samples.jsonl", "questions.jsonl", "summary.json", "scores.jsonl", "repeats.jsonl"])
+def test_the_cost_of_the_query_stage_counts_also_in_an_unfinished_run(data_dir: Path, server: FakeServer) -> None:
+    server.answer = lambda body: "1. 冷水泡咖啡粉\n2. 冷藏过滤咖啡\n3. 冷泡"
+    price = "{currency: USD, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11}"
+    flags = {"data": str(data_dir), "llm": "openai", "base_url": server.url, "metrics": "rouge_l", "query": "multi"}
+    done = run(resolve_run(flags, [f"llm.model={MODEL}", f"llm.price={price}"]))
+    assert done.manifest.queries is not None and done.manifest.queries.cost.amount
+    followed = Look()
+    assert followed.one().cost == done.manifest.cost
+    reopen(done.directory)
+    done.directory.write_manifest(done.directory.read_manifest().model_copy(update={"queries": None, "cost": None}))
+    assert followed.one().cost == done.manifest.cost
+    replies = (done.path / "queries.jsonl").read_bytes().splitlines(keepends=True)
+    write(done.directory, [*replies, replies[0]], "queries.jsonl")  # a call that was made again
+    cost = followed.one().cost
+    assert cost is not None and done.manifest.cost is not None
+    assert (cost.amount or 0) > (done.manifest.cost.amount or 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["samples.jsonl", "questions.jsonl", "summary.json", "scores.jsonl", "repeats.jsonl", "queries.jsonl"]
+)
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_what_is_not_a_plain_file_is_not_followed(directory: RunDirectory, name: str, kind: str) -> None:
     followed = Look()
