@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
@@ -34,8 +35,8 @@ class Shared:
         self._made: dict[Hashable, Any] = {}
         self._found: dict[Hashable, dict[Hashable, tuple[int, list[Hit]]]] = {}
         self._reranked: dict[Hashable, dict[Hashable, Retrieved]] = {}
-        self._uses: dict[Hashable, RerankUse] = {}
-        self._taken: set[Hashable] = set()
+        self._uses: dict[Hashable, list[tuple[frozenset[Hashable], RerankUse]]] = {}
+        self._drawn: dict[Hashable, set[Hashable]] = {}
         self.replies: dict[str, QueryReply] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -130,7 +131,8 @@ class Shared:
             [question for _, question, _ in new], [its.hits for *_, its in new], dataset.notes, config.cache
         )
         if (use := reranker.take_use()) is not None:
-            self._uses[named] = self._uses[named].plus(use) if named in self._uses else use
+            self._uses.setdefault(named, []).append((frozenset(key for key, *_ in new), use))
+        self._drawn.setdefault(named, set()).update(keys)
         for (key, _, its), ranking in zip(new, rankings, strict=True):
             known[key] = Retrieved(ranking, its.n_missing)
         most = None if retriever.ignores_k else config.top_k
@@ -158,14 +160,18 @@ class Shared:
         ]
 
     def take_rerank_use(self, config: RunConfig) -> RerankUse | None:
-        """Return what the second stage of a run asked for; costs count for the first run that takes them."""
-        named = self._second_stage(config) if config.rerank is not None else None
-        if (use := self._uses.get(named)) is None:
+        """Return what the second stage asked for the rankings that a run took since the last call; None for nothing.
+
+        The cost of a ranking counts once, for the run that takes it first.
+        """
+        if config.rerank is None:
             return None
-        if named in self._taken:
-            return use.again()
-        self._taken.add(named)
-        return use
+        named = self._second_stage(config)
+        drawn = self._drawn.pop(named, set())
+        uses = self._uses.get(named, [])
+        taken = [use for keys, use in uses if not keys.isdisjoint(drawn)]
+        self._uses[named] = [(keys, use if keys.isdisjoint(drawn) else use.again()) for keys, use in uses]
+        return functools.reduce(RerankUse.plus, taken) if taken else None
 
     def _second_stage(self, config: RunConfig) -> Hashable:
         return (self.same(config.retriever), config.query, config.rerank, *_read_of(self.dataset(config)))

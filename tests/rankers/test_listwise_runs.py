@@ -15,12 +15,15 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.data import load_dataset
 from qilin_rag.llms import retry
+from qilin_rag.pipeline.cost import cost_of, price_of, total_cost
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.reproduce import reproduce
 from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.sweep import sweep
 from tests.conftest import Cli, launch, wait_until, write_jsonl
 from tests.fake_server import MODEL
+from tests.pipeline.test_queries import is_of_stage
 from tests.rankers.listwise_server import PerfectComparer
 
 KEY = "sk-0123456789abcdef"
@@ -151,6 +154,34 @@ def test_a_sweep_asks_once_and_each_run_says_what_was_wrong(server: PerfectCompa
         (3, 1, 0, 4),
     ]
     assert len(server.calls) == 4
+
+
+def test_each_run_of_a_sweep_pays_for_its_own_rankings(server: PerfectComparer, data_dir: Path) -> None:
+    """Two LLMs write other queries, so that the same reranker orders other notes; top 1 shares those of top 3."""
+
+    def answer(body: dict[str, Any]) -> str:
+        text = body["messages"][-1]["content"]
+        if "笔记[" in text:
+            return PerfectComparer._answer(server, body)
+        return f"1. 水温\n2. {body['model']} 咖啡" if is_of_stage(body) else "回答"
+
+    server.answer, server.models = answer, ["a", "b", MODEL]
+
+    def config(model: str, top_k: int) -> Any:
+        flags = {"llm": "openai", "base_url": server.url, "query": "multi", "retriever": "bm25", "top_k": top_k}
+        settings = (f"llm.model={model}", f"llm.price={PRICE}", f"rerank.llm.price={PRICE}")
+        return resolve_run(flags_of(data_dir, cache=False, **flags), of_llm(server, *settings))
+
+    swept = sweep([config(model, top_k) for model in "ab" for top_k in (3, 1)])
+    assert not swept.failures and len(server.asked) == 6
+    uses = [done.manifest.rerank for done in swept.runs]
+    assert [use and (use.windows, use.requests, use.cached) for use in uses] == [(3, 3, 0), (3, 0, 3)] * 2
+    for done in swept.runs:
+        of_answers = cost_of(done.summary, price_of(done.manifest))
+        assert done.manifest.cost == total_cost(of_answers, done.manifest.queries, done.manifest.rerank)
+    paid = sum(done.manifest.cost.amount or 0 for done in swept.runs if done.manifest.cost)
+    n_prompt = sum(max(100, sum(len(m["content"]) for m in body["messages"]) // 2) for body in server.calls)
+    assert paid == pytest.approx((n_prompt * 1000 + len(server.calls) * 10 * 2000) / 1e6)
 
 
 def test_it_works_on_the_command_line(server: PerfectComparer, data_dir: Path, cli: Cli) -> None:
