@@ -267,5 +267,8 @@ def _row(embedding: Any) -> npt.NDArray[np.float32]:
             raise ValueError(f"a vector that is neither numbers nor base64 of 32-bit floats: {error}") from error
     if not isinstance(embedding, list) or not all(type(each) in (int, float, type(None)) for each in embedding):
         raise ValueError("a vector that is not a list of numbers")
-    with np.errstate(over="ignore"):
-        return np.array([np.nan if each is None else each for each in embedding], np.float64).astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array([np.nan if each is None else each for each in embedding], np.float64).astype(np.float32)
+    except OverflowError as error:  # an integer of JSON has any length
+        raise ValueError(f"a vector with a number that is too large: {error}") from error

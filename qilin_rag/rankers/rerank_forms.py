@@ -6,6 +6,7 @@ All answer with a score for each text by its place; only the names of the fields
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -70,11 +71,11 @@ def read_scores(reply: Any, n_texts: int) -> list[float]:
     for row in rows:
         place, score = row.get("index"), row.get("relevance_score", row.get("score"))
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < n_texts:
-            raise ReplyError(f"the index {place!r} is that of no text, of {n_texts}")
+            raise ReplyError(f"the index {reprlib.repr(place)} is that of no text, of {n_texts}")
         if scores[place] is not None:
             raise ReplyError(f"the index {place} comes twice")
-        if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-            raise ReplyError(f"the score of index {place} is {score!r}, not a finite number")
+        if not isinstance(score, int | float) or isinstance(score, bool) or not _is_finite(score):
+            raise ReplyError(f"the score of index {place} is {reprlib.repr(score)}, not a finite number")
         scores[place] = float(score)
     found = [score for score in scores if score is not None]
     if len(found) < n_texts:
@@ -94,6 +95,14 @@ def read_billed(reply: Any) -> Billed:
     counts = (usage.get("total_tokens"), usage.get("prompt_tokens"), billed.get("input_tokens"))
     tokens = next((n for n in map(read_count, counts) if n is not None), None)
     return Billed(tokens, read_count(billed.get("search_units")))
+
+
+def _is_finite(number: float) -> bool:
+    """Return whether a number of JSON, in which integers have any length, is a finite float."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def _object(value: Any) -> Mapping[str, Any]:

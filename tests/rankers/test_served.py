@@ -82,6 +82,8 @@ FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "before": (lambda rows: [{**rows[0], "index": -1}, rows[1]], "the index -1 is that of no text"),
     "text": (lambda rows: [{**rows[0], "index": "0"}, rows[1]], "the index '0' is that of no text"),
     "nan": (lambda rows: [{**rows[0], "relevance_score": float("nan")}, rows[1]], "is nan, not a finite number"),
+    "huge": (lambda rows: [{**rows[0], "relevance_score": 10**400}, rows[1]], "is 10000.*00, not a finite number"),
+    "long": (lambda rows: [{**rows[0], "relevance_score": "x" * 9999}, rows[1]], r"is 'x+\.\.\.x+', not a finite"),
     "null": (lambda rows: [{**rows[0], "relevance_score": None}, rows[1]], "is None, not a finite number"),
     "words": (lambda rows: (200, "well done"), "it is not JSON"),
     "no list": (lambda rows: (200, {"scores": [1, 2]}), "it has no list of scores"),
