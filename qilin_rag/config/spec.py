@@ -385,7 +385,7 @@ def resolve_spec(
             _, query_llm = query_llm_of(query.get("llm"), label, {**llm, "name": llm_class})
             say_destination(file, {"llm": of_llm}, query_llm, by_flag, at="query.llm")
     if file is not None and "rerank" in from_file and flags.get("rerank") is None and "rerank" not in by_flag:
-        say_rerank_destination(file, str(merged.get("rerank")), merged.get("rerank_settings", {}))
+        say_rerank_destination(file, str(merged.get("rerank")), _mapping(merged.get("rerank_settings")))
     check_rerank_destination(merged.get("rerank"), _mapping(merged.get("rerank_settings")), by_flag, file)
     if label.startswith(GGUF) and "base_url" not in llm:
         merged.setdefault("serve", True)
@@ -488,9 +488,9 @@ def _override(
         case ["query", *_] if query is None:
             raise UsageError(f"{'.'.join(path)}: this run has no query stage; name one (--query)")
         case ["query", "llm", key] if query is not None and key not in ("name", "label"):
-            query["llm"] = {**_as_mapping(query.get("llm")), key: value}
+            query["llm"] = {**_as_mapping(query.get("llm"), "query.llm"), key: value}
         case ["query", "llm"] if query is not None and isinstance(value, str):
-            changes = _as_mapping(query.get("llm"))
+            changes = _as_mapping(query.get("llm"), "query.llm")
             query["llm"] = {"name": value} if "name" in changes else {"name": value, **changes}
         case ["query", key] if query is not None and key != "name":
             query[key] = value
@@ -501,9 +501,13 @@ def _override(
             for setting, setting_value in sorted(value.items(), key=lambda item: item[0] != "name"):
                 llm["engine"] = _with_setting(llm["engine"], [str(setting)], setting_value)
         case ["rerank", key]:
-            settings["rerank_settings"] = {**settings.get("rerank_settings", {}), key: value}
+            settings["rerank_settings"] = {
+                **_as_mapping(settings.get("rerank_settings"), "rerank_settings"),
+                key: value,
+            }
         case ["rerank", "llm", key] if key != "name":
-            settings["rerank_settings"] = with_llm_setting(settings.get("rerank_settings", {}), key, value)
+            before = _as_mapping(settings.get("rerank_settings"), "rerank_settings")
+            settings["rerank_settings"] = with_llm_setting(before, key, value)
         case ["llm", key] if key != "name":
             llm[key] = value
         case ["llm", "engine", *keys]:
@@ -518,8 +522,15 @@ def _override(
             raise _unknown_setting(".".join(path), retriever.get("name", ""), llm.get("name", ""), metrics)
 
 
-def _as_mapping(named: Any) -> dict[str, Any]:
-    """Return a component that is given by name, or as a mapping, as a mapping."""
+def _as_mapping(named: Any, at: str) -> dict[str, Any]:
+    """Return a component that is given by name, or as a mapping, as a mapping.
+
+    Args:
+        named: The component; None for an empty mapping.
+        at: The path of its settings in a configuration, for the error.
+    """
+    if not isinstance(named, str | dict | None):
+        raise UsageError(f"{at}: expected a name, or a mapping of settings; got {reprlib.repr(named)}")
     return {"name": named} if isinstance(named, str) else dict(named or {})
 
 
@@ -567,7 +578,8 @@ def _owner_of(
                 return class_of(QUERIES, query["name"])
             case ["query", "llm", _] if query is not None:
                 named = _set_value(overrides, "query.llm") or query.get("llm")
-                return class_of(LLMS, (named_query_llm(named) or {}).get("name", llm["name"]))
+                _, of_query = query_llm_of(named, "", llm)
+                return class_of(LLMS, of_query["name"])
             case ["rerank", _]:
                 return reranker_class(rerank)
             case ["rerank", "llm", _]:

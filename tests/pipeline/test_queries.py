@@ -386,3 +386,20 @@ def test_a_file_of_settings_names_no_address_for_the_queries_unseen(
     read = resolve_run({}, file=file)
     assert read.query_config is not None
     assert (read.query.n, read.query_config.llm.max_tokens, read.llm.max_tokens) == (2, 40, 1024)
+
+
+@pytest.mark.parametrize("llm", ["3", "[1]", "{name: 3}", "{label: 3}"])
+@pytest.mark.parametrize("override", ["query.llm.temperature=1", "query.llm=nobody"])
+def test_an_llm_in_another_form_is_one_clear_line_also_if_a_flag_changes_it(llm: str, override: str) -> None:
+    file = Path("run.yaml")
+    file.write_text(f"query: {{name: hyde, llm: {llm}}}\n")
+    with pytest.raises(UsageError, match=r"query\.llm: expected|llm 'nobody' does not exist"):
+        resolve_run({}, [override], file)
+
+
+def test_settings_of_a_second_stage_in_another_form_are_one_clear_line() -> None:
+    file = Path("run.yaml")
+    file.write_text("rerank: 'llm:openai'\nrerank_settings: 3\n")
+    for override in ("rerank.llm.model=m", "rerank.window=3"):
+        with pytest.raises(UsageError, match=r"rerank_settings(: expected|. is 3)"):
+            resolve_run({}, [override], file)
