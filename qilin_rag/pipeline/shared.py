@@ -97,10 +97,16 @@ class Shared:
         self.once(("warning", message), lambda: logger.warning(message))
 
     def prepare_search(self, config: RunConfig, questions: Sequence[Question]) -> None:
-        """Search for the questions themselves before a query stage, so that index and models are opened by then."""
+        """Search for the questions themselves before a query stage, so that index and models are opened by then.
+
+        The server of a second stage is asked, too, before an LLM is paid.
+        """
         if questions:
             retriever: Retriever = self.same(config.retriever)
             self.search(retriever, self.dataset(config), questions, _fused_depth(config))
+            reranker: Reranker | None = config.rerank
+            if reranker is not None:
+                self.once(("second stage", reranker.ranker), reranker.check)
 
     def retrieve(
         self, config: RunConfig, questions: Sequence[Question], texts: Mapping[str, Sequence[str]] = NO_TEXTS

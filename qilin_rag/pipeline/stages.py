@@ -6,7 +6,8 @@ They are apart so that the runs of a sweep can share a server, and be scored whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -284,12 +285,23 @@ def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> list[Job]:
     prepared, config = work.prepared, work.prepared.config
     questions = [job.question for job in work.jobs]
     served = llm.with_client(queries.config.llm) if isinstance(llm, Served) and queries.config.serve else None
-    written = write_queries(queries, questions, prepared.shared, served, config.fresh)
+    with nullcontext() if queries.stage.asks_own_llm else _only_this_run():
+        written = write_queries(queries, questions, prepared.shared, served, config.fresh)
     searched = [question for question in questions if question.id not in written.failed]
-    found = prepared.shared.retrieve(config, searched, written.texts)
+    with _only_this_run():  # the second stage may ask an LLM of its own
+        found = prepared.shared.retrieve(config, searched, written.texts)
     by_id = dict(zip((question.id for question in searched), found, strict=True))
     lost = {id: f"query {queries.stage.called()}: {reason}" for id, reason in written.failed.items()}
     return [Job(each, by_id.get(each.id, Retrieved([])), lost.get(each.id)) for each in questions]
+
+
+@contextmanager
+def _only_this_run() -> Iterator[None]:
+    """Raise the error of an LLM that other runs of a sweep don't ask as one that stops this run alone."""
+    try:
+        yield
+    except FatalLLMError as error:
+        raise QilinError(str(error)) from error
 
 
 def _repeated_jobs(prepared: Prepared) -> list[Job]:

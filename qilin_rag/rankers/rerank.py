@@ -110,6 +110,16 @@ class Reranker(NamedTuple):
             isinstance(self.ranker, ServedReranker) and self.price is None and is_local(self.ranker.url)
         )
 
+    def check(self) -> None:
+        """Ask the server or LLM that ranks whether it answers; a ranker without one is not opened.
+
+        Raises:
+            QilinError: if it can't be used.
+        """
+        if isinstance(self.ranker, ServedReranker | LLMReranker):
+            with third_party(f"ranker {self.ranker.called()}"):
+                self.ranker.check()
+
     def identity(self) -> dict[str, Any]:
         """Return what can change an order."""
         beside = {} if self.weight == 1 else {"weight": self.weight}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qilin_rag.config.run import resolve_run
-from qilin_rag.core.errors import UsageError
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.types import Cost
 from qilin_rag.pipeline.cost import add_costs
 from qilin_rag.pipeline.dry_run import plan
@@ -403,3 +403,22 @@ def test_settings_of_a_second_stage_in_another_form_are_one_clear_line() -> None
     for override in ("rerank.llm.model=m", "rerank.window=3"):
         with pytest.raises(UsageError, match=r"rerank_settings(: expected|. is 3)"):
             resolve_run({}, [override], file)
+
+
+def test_another_llm_that_is_gone_stops_the_runs_that_need_it_alone(
+    data_dir: Path, writer: FakeServer, server: FakeServer
+) -> None:
+    writer.fault = lambda n, body: "401"
+    other = ["query.llm=openai", f"query.llm.model={MODEL}", f"query.llm.base_url={writer.url}"]
+    swept = sweep([config(data_dir, server, *other), config(data_dir, server, query="none")])
+    [failure] = swept.failures
+    assert "multi" in failure.run and "refused" in failure.reason
+    assert [done.config["query"] for done in (each.manifest for each in swept.runs)] == [None]
+
+
+def test_a_reranker_that_is_gone_is_noticed_before_queries_are_paid(data_dir: Path, writer: FakeServer) -> None:
+    with pytest.raises(QilinError, match="no server answers"):
+        ask(data_dir, writer, "rerank.llm.model=m", "rerank.llm.base_url=http://127.0.0.1:9/v1", rerank="llm:openai")
+    with pytest.raises(QilinError, match="no server answers"):
+        ask(data_dir, writer, "rerank.model=m", rerank="http://127.0.0.1:9/v1/rerank")
+    assert not writer.calls
