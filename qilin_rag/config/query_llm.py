@@ -33,7 +33,10 @@ def named_query_llm(given: Any) -> dict[str, Any] | None:
         raise ValueError(f"expected the name of an LLM, or a mapping of settings; got {reprlib.repr(given)}")
     if "name" not in given:
         return dict(given)
-    return {"label": given["name"], **named_llm(given["name"]), **{k: v for k, v in given.items() if k != "name"}}
+    preset, changes = named_llm(given["name"]), {key: value for key, value in given.items() if key != "name"}
+    if any(key in changes and changes[key] != preset.get(key) for key in _OF_PROVIDER):
+        preset.pop("price", None)  # the price of another model or provider
+    return {"label": given["name"], **preset, **changes}
 
 
 def query_llm_of(given: Any, label: str, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from qilin_rag.core.types import Cost
 from qilin_rag.pipeline.cost import add_costs
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.queries import query_price
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.sweep import read_sweep, sweep
 from tests.conftest import Cli
@@ -422,3 +423,17 @@ def test_a_reranker_that_is_gone_is_noticed_before_queries_are_paid(data_dir: Pa
     with pytest.raises(QilinError, match="no server answers"):
         ask(data_dir, writer, "rerank.model=m", rerank="http://127.0.0.1:9/v1/rerank")
     assert not writer.calls
+
+
+def test_the_price_of_a_preset_is_not_that_of_another_model() -> None:
+    def price(*overrides: str) -> Any:
+        made = resolve_run({"query": "hyde"}, ["query.llm=deepseek-flash", *overrides])
+        assert made.query_config is not None
+        assert query_price(made.spec().model_dump(mode="json")) == made.query_config.llm.price
+        return made.query_config.llm.price
+
+    assert price() is not None
+    assert price("query.llm.temperature=1") == price()
+    assert price("query.llm.model=other") is None
+    assert price("query.llm.base_url=http://127.0.0.1:9/v1") is None
+    assert price("query.llm.model=other", f"query.llm.price={PRICE}").completion_per_mtok == 2
