@@ -28,6 +28,8 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         return
     if not plan.is_rendered:
         console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
+        if plan.queries is not None:
+            console.print(f"{_say_queries(plan.queries)}, among these calls")
         console.print("tokens and cost: not known before that; nothing was done")
         return
     console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")

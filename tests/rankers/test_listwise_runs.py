@@ -184,6 +184,22 @@ def test_each_run_of_a_sweep_pays_for_its_own_rankings(server: PerfectComparer, 
     assert paid == pytest.approx((n_prompt * 1000 + len(server.calls) * 10 * 2000) / 1e6)
 
 
+def test_a_dry_run_names_the_calls_of_a_query_stage_too(server: PerfectComparer, data_dir: Path, cli: Cli) -> None:
+    stage = ("query.llm=openai", f"query.llm.model={MODEL}", f"query.llm.base_url={server.url}")
+    flags = [part for setting in (*of_llm(server), *stage) for part in ("--set", setting)]
+    foreseen = cli("run", "--data", data_dir, "--query", "multi", "--rerank", "llm:openai", *flags, "--dry-run")
+    said = " ".join(foreseen.out.split())
+    assert "first: rank 60 hits again by llm:fake-model" in said and f"query multi by {MODEL}: 3 calls" in said
+    assert not server.calls
+
+
+def test_replies_from_the_cache_alone_cost_nothing(server: PerfectComparer, data_dir: Path, cli: Cli) -> None:
+    ran(server, data_dir, f"rerank.llm.price={PRICE}")
+    second = ran(server, data_dir, f"rerank.llm.price={PRICE}", prompt="concise")
+    shown = " ".join(cli("show", second.directory.path).out.split())
+    assert "0 requests; 3 replies from the cache, at no cost; no cost" in shown
+
+
 def test_it_works_on_the_command_line(server: PerfectComparer, data_dir: Path, cli: Cli) -> None:
     flags = [part for setting in of_llm(server) for part in ("--set", setting)]
     command = ("--data", data_dir, "--retriever", "random", "--rerank", "llm:openai", *flags)
