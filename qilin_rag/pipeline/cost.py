@@ -244,7 +244,9 @@ def say_rerank(use: RerankUse) -> str:
         parts.append(
             f"{usage.prompt_tokens:,} prompt{written} tokens" if written else f"{usage.prompt_tokens:,} tokens"
         )
-    return f"reranking: {'; '.join(parts)}; cost {format_cost(use.cost)}"
+    is_free = use.cost.amount is not None and use.cost.currency is None
+    parts.append("no cost" if is_free else f"cost {format_cost(use.cost)}")
+    return f"reranking: {'; '.join(parts)}"
 
 
 def format_cost(cost: Cost) -> str:
