@@ -133,12 +133,14 @@ class Shared:
         known = self._reranked.setdefault(named, {})
         keys = [(question.id, *texts.get(question.id, ())) for question in questions]
         new = [each for each in zip(keys, questions, found, strict=True) if each[0] not in known]
-        rankings = reranker.rerank(
-            [question for _, question, _ in new], [its.hits for *_, its in new], dataset.notes, config.cache
-        )
-        if (use := reranker.take_use()) is not None:
-            self._uses.setdefault(named, []).append((frozenset(key for key, *_ in new), use))
         self._drawn.setdefault(named, set()).update(keys)
+        try:
+            rankings = reranker.rerank(
+                [question for _, question, _ in new], [its.hits for *_, its in new], dataset.notes, config.cache
+            )
+        finally:  # an error does not make its earlier requests free
+            if (use := reranker.take_use()) is not None:
+                self._uses.setdefault(named, []).append((frozenset(key for key, *_ in new), use))
         for (key, _, its), ranking in zip(new, rankings, strict=True):
             known[key] = Retrieved(ranking, its.n_missing)
         most = None if retriever.ignores_k else config.top_k

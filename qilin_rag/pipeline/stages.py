@@ -185,7 +185,11 @@ def find_work(prepared: Prepared) -> Work:
         check_unchanged(prepared.images, config.note_images, list(finished.values()))
     with clock.stage("retrieval"):
         if prepared.queries is None:
-            found = prepared.shared.retrieve(config, pending)
+            try:
+                found = prepared.shared.retrieve(config, pending)
+            except BaseException:
+                _keep_rerank_use(prepared, earlier, clock)
+                raise
         else:
             prepared.shared.prepare_search(config, pending)
             found = [Retrieved([])] * len(pending)
@@ -200,6 +204,20 @@ def _with_rerank_use(work: Work) -> Work:
     now = work.prepared.shared.take_rerank_use(config)
     use = now or before if now is None or before is None else before.plus(now)
     return work._replace(reranked=use and use.model_copy(update={"cost": rerank_cost(use, config.rerank)}))
+
+
+def _keep_rerank_use(prepared: Prepared, earlier: Manifest | None, clock: Clock) -> None:
+    """Record what a second stage asked for before an error: the next session takes it from the cache, at no cost."""
+    before = earlier.rerank if earlier is not None else None
+    use = _with_rerank_use(Work(prepared, earlier, [], 0, clock, before)).reranked
+    if use is None or use == before:
+        return
+    manifest = earlier
+    if manifest is None:
+        facts = (prepared.dataset, prepared.questions, prepared.defects, prepared.identity, prepared.server)
+        manifest = new_manifest(prepared.config, *facts)
+        prepared.directory.write_questions(prepared.questions)
+    prepared.directory.write_manifest(manifest.model_copy(update={"rerank": use}))
 
 
 def ask(work: Work, llm: LLM, label: str = "") -> Answered:
@@ -229,10 +247,13 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
                 logger.info("the earlier samples are kept in %s", aside)
             directory.write_questions(prepared.questions)
         if work.jobs and prepared.queries is not None:
-            with clock.stage("retrieval"):
-                work = _with_rerank_use(work._replace(jobs=_search_queries(work, prepared.queries, llm)))
-            manifest = manifest.model_copy(update={"rerank": work.reranked})
-            directory.write_manifest(manifest)
+            try:
+                with clock.stage("retrieval"):
+                    work = work._replace(jobs=_search_queries(work, prepared.queries, llm))
+            finally:  # what was asked before an error counts, too
+                work = _with_rerank_use(work)
+                manifest = manifest.model_copy(update={"rerank": work.reranked})
+                directory.write_manifest(manifest)
         if work.is_asking:
             with clock.stage("generation"):
                 _answer(work, llm, label)

@@ -10,13 +10,16 @@ import pytest
 from pydantic import ValidationError
 
 from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError
 from qilin_rag.core.types import Cost, RerankPrice, RerankUse, Usage
 from qilin_rag.pipeline.cost import add_costs
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.rankers.rerank_forms import Billed, read_billed
 from tests.conftest import Cli
+from tests.fake_server import MODEL, FakeServer
 from tests.rankers.rerank_server import RerankServer
 
 BY_TOKENS = "rerank.price={currency: USD, per_mtok: 50, as_of: 2026-11}"
@@ -121,3 +124,31 @@ def test_costs_and_uses_add_up() -> None:
     assert (both.requests, both.cached, both.kept, both.windows) == (3, 1, {"a": 2, "b": 2}, 2)
     assert both.usage == Usage(prompt_tokens=5, completion_tokens=3)
     assert both.again() == RerankUse(cached=4, kept={"a": 2, "b": 2}, windows=2)
+
+
+@pytest.mark.parametrize("with_queries", [False, True])
+def test_what_was_asked_before_an_error_is_paid_for_once(
+    server: RerankServer, data_dir: Path, cli: Cli, with_queries: bool
+) -> None:
+    """The next session takes those scores from the cache, at no cost."""
+    server.billed = lambda n: {"usage": {"total_tokens": 100}}
+    server.fault = lambda n, rows: (400, {"error": "no credit left"}) if n >= 5 else None
+    with FakeServer(answer=lambda body: "1. 咖啡") as writer:
+        stage = ["query.llm=openai", f"query.llm.model={MODEL}", f"query.llm.base_url={writer.url}"]
+        settings = ["rerank.concurrency=1", *(stage if with_queries else [])]
+        flags = {"retriever": "bm25", "query": "multi"} if with_queries else {}
+        asked = config(server, data_dir, BY_TOKENS, *settings, **flags)
+        with pytest.raises(QilinError, match="no credit left"):
+            run(asked)
+        [folder] = Path("runs").iterdir()
+        stopped = RunDirectory(folder).read_manifest()
+        assert stopped.state == "incomplete" and stopped.rerank is not None
+        assert stopped.rerank.requests == 4
+        assert stopped.rerank.cost.amount == pytest.approx(400 * 50 / 1e6)
+        assert "0 of 3 questions asked" in cli("show", folder).out
+        server.fault = lambda n, rows: None
+        n_before = len(server.calls)
+        done = run(asked)
+    assert done.path.name == folder.name
+    assert done.manifest.rerank is not None
+    assert done.manifest.rerank.requests == 4 + len(server.calls) - n_before
