@@ -215,7 +215,7 @@ class Registry(Generic[C]):
         for entry in entry_points(group=f"qilin_rag.{self.plural}"):
             if table.get(entry.name, entry.value) != entry.value:
                 raise UsageError(
-                    f"two {self.kind}s are called {entry.name!r}: {table[entry.name]} and {entry.value}; "
+                    f"two {self.plural} are called {entry.name!r}: {table[entry.name]} and {entry.value}; "
                     "uninstall one of the two packages"
                 )
             table[entry.name] = entry.value

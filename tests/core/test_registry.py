@@ -10,7 +10,7 @@ import pytest
 
 from qilin_rag.core import registry
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.core.registry import LLMS, QUERIES, RETRIEVERS, SCORERS, Component, Registry
 from qilin_rag.retrievers.bm25.retriever import BM25
 
 
@@ -50,7 +50,7 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
         (
             "zzz",
             {},
-            "retriever 'zzz' does not exist; known: biencoder, bm25, hybrid, langchain, mixed, none, oracle",
+            "retriever 'zzz' does not exist; known: biencoder, bm25, hybrid, langchain, mixed, multivector, none",
         ),
         ("bm25", {"k2": 1}, "setting 'k2' does not exist; did you mean 'k1'?"),
         ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),
@@ -82,6 +82,9 @@ def test_third_parties_join_by_entry_point_and_doubles_are_refused(monkeypatch: 
     monkeypatch.setattr(registry, "entry_points", lambda group: [taken])
     with pytest.raises(UsageError, match="two retrievers are called 'bm25'"):
         RETRIEVERS.table()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("hyde", "other.package:HyDE", group)])
+    with pytest.raises(UsageError, match="two queries are called 'hyde'"):
+        QUERIES.table()
 
 
 TYPED_IN = """
