@@ -302,5 +302,5 @@ def _parsed(content: bytes | dict[str, Any]) -> Any:
     """Return a body as JSON; a body that is not JSON is unchanged."""
     try:
         return json.loads(content) if isinstance(content, bytes) else content
-    except ValueError:
+    except (ValueError, RecursionError):
         return content

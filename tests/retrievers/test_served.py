@@ -387,3 +387,13 @@ def test_a_server_that_never_answers_ends_the_build(served: EmbeddingServer, dat
     served.latency_s = 1.0
     with pytest.raises(QilinError, match=r"no answer within 0\.05 s"):
         retriever(served, timeout_s=0.05).write_index(dataset.notes, tmp_path / "index")
+
+
+def test_an_answer_that_is_nested_too_deeply_is_one_line(
+    served: EmbeddingServer, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qilin_rag.llms.retry.BASE_S", 0.0)
+    served.refuse = lambda n, texts: (200, "[" * 100_000) if n > 4 else None
+    with pytest.raises(QilinError, match=MODEL) as caught:
+        retriever(served, concurrency=1).write_index(dataset.notes, tmp_path / "index")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
