@@ -141,6 +141,7 @@ def test_llamacpp_reads_a_text_in_one_batch(tmp_path: Path, task: TaskName) -> N
         [],
         [NAME],
         [number("bert.context_length", 0)],
+        [text("bert.context_length") + struct.pack("<I?", 7, True)],
         [text("bert.context_length") + struct.pack("<I", 99)],
         [text("x") + struct.pack("<IIQ", 9, 9, 1 << 60)],
         [text("x") + struct.pack("<IIQ", 9, 10, 1 << 61), number("bert.context_length", 512)],
@@ -152,6 +153,13 @@ def test_a_header_without_a_length_is_refused(tmp_path: Path, pairs: list[bytes]
     path = write_gguf(tmp_path / "m.gguf", *pairs)
     with pytest.raises(UsageError, match=r"m\.gguf does not say .*llm\.engine\.max_model_len|can't be read"):
         context_length_of(path)
+
+
+def test_a_length_that_is_set_needs_none_in_the_header(tmp_path: Path) -> None:
+    """The error about the header says to set it."""
+    settings = {"name": "llamacpp", "model": str(write_gguf(tmp_path / "m.gguf", NAME)), "max_model_len": 128}
+    command = build_engine(settings, "x").command("m", None, 8001, Task("embed"))
+    assert flags(command)["--context-length"] == "128"
 
 
 def test_a_long_context_is_not_taken_whole(tmp_path: Path) -> None:

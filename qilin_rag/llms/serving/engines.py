@@ -296,13 +296,13 @@ class LlamaCpp(Engine):
         """Return the arguments of our own small program, which the Python with xllamacpp runs."""
         if not self.model:
             raise UsageError("llm.engine.model must name a GGUF file; or set llm (--llm) to gguf:FILE")
-        own = context_length or min(context_length_of(expanded(self.model)), _MOST_BATCH_TOKENS)
+        given = self.max_model_len or context_length
         flags = {
             "--model": expanded(self.model),
             "--mmproj": expanded(self.mmproj) if self.mmproj else None,
             "--name": name,
             "--port": port,
-            "--context-length": self.max_model_len or own,
+            "--context-length": given or min(context_length_of(expanded(self.model)), _MOST_BATCH_TOKENS),
             "--task": None if task == GENERATE else task.name,
             "--parallel": self.parallel,
             "--threads": self.n_threads,

@@ -28,7 +28,7 @@ def context_length_of(path: Path) -> int:
                 key = _text(file)
                 (kind,) = struct.unpack("<I", file.read(4))
                 value = _value(file, kind)
-                if key.endswith(".context_length") and isinstance(value, int) and value > 0:
+                if key.endswith(".context_length") and type(value) is int and value > 0:
                     return value
     except OSError as error:
         raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
