@@ -106,7 +106,7 @@ def run_exported(
             else:
                 made_of |= {"int8": backend, "runtime": {package: version(package) for package in PACKAGES[backend]}}
                 if backend == "openvino":
-                    made_of["texts"] = fingerprint({"texts": list(texts)})
+                    made_of["texts"] = fingerprint({"texts": list(texts), "max_length": encoder.max_seq_length})
 
                 def quantize(folder: Path) -> None:
                     if backend == "onnx":
@@ -262,9 +262,9 @@ def _kept(made_of: dict[str, Any], work: str, write: Callable[[Path], None]) -> 
                     _quietly(write, temporary)
                     files = {path.name: file_record(path) for path in sorted(temporary.iterdir())}
                     write_text(temporary / _MANIFEST, f"{json.dumps({'made_of': made_of, 'files': files}, indent=2)}\n")
-                make_room()
             holder = _Holder()
             in_use(folder, by=holder)
+            make_room()
     except OSError as error:
         logger.warning("the export can't be kept in %s (%s); it will be made again next time", folder, error)
     else:

@@ -144,6 +144,31 @@ def test_an_export_is_made_once_and_a_damaged_one_again(
     assert (again == first).all()
 
 
+@pytest.mark.parametrize("backend", ["openvino"], indirect=True)
+def test_an_export_is_not_that_of_texts_cut_elsewhere(
+    backend: str, small: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's int8 depends on typical texts as the model reads them."""
+    monkeypatch.setitem(backends.LEAST_COSINE, "int8", 0.5)
+    settings: dict[str, Any] = {"backend": backend, "precision": "int8"}
+    monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "first"))
+    alone = write(made_model, small.notes, tmp_path / "alone", max_length=40, **settings)
+    monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "second"))
+    write(made_model, small.notes, tmp_path / "short", max_length=4, **settings)
+    assert (write(made_model, small.notes, tmp_path / "after", max_length=40, **settings) == alone).all()
+
+
+@pytest.mark.parametrize("backend", ["onnx"], indirect=True)
+def test_a_full_cache_keeps_an_export_while_it_is_read(
+    backend: str, small: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write(made_model, small.notes, tmp_path / "first", backend=backend, precision="fp32")
+    monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("QILIN_RAG_CACHE_GB", "0")
+    again = write(made_model, small.notes, tmp_path / "again", backend=backend, precision="fp32")
+    assert (again == first).all()
+
+
 def test_what_does_not_go_together_is_refused(made_model: Path) -> None:
     for settings, said in (
         ({"backend": "onnx", "device": "cuda"}, "device cuda needs backend torch"),
