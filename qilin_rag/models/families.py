@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -164,7 +165,7 @@ def reranker_family_of(folder: Path, name: str) -> RerankerFamily | None:
 
 def is_language_model(folder: Path) -> bool:
     """Return whether a model's files are a language model's (`...ForCausalLM`), whose next token is its answer."""
-    return any(str(name).endswith("ForCausalLM") for name in model_config(folder).get("architectures") or [])
+    return any(name.endswith("ForCausalLM") for name in architectures(model_config(folder)))
 
 
 def is_late_interaction(folder: Path) -> bool:
@@ -174,7 +175,7 @@ def is_late_interaction(folder: Path) -> bool:
     """
     if kind := sentence_transformers_config(folder).get("model_type"):
         return kind in ("MultiVectorEncoder", "ColBERT")
-    return "HF_ColBERT" in (model_config(folder).get("architectures") or [])
+    return "HF_ColBERT" in architectures(model_config(folder))
 
 
 def assumed_pooling(folder: Path, name: str) -> Assumed | None:
@@ -235,11 +236,17 @@ def model_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def architectures(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes that a configuration of transformers is for; a wrong value names none."""
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 def _is_causal(config: dict[str, Any]) -> bool:
     """Return whether no token attends to later ones, so that only the last token represents the whole text."""
     if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
         return False
-    if any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or []):
+    if any(name.endswith("ForCausalLM") for name in architectures(config)):
         return True
     model_type = config.get("model_type")
     if model_type is None or config.get("is_encoder_decoder"):

@@ -43,8 +43,5 @@ def _is_trained_here(folder: Path) -> bool:
 
 def _declared(folder: Path) -> dict[str, Any]:
     """Return the prompts by name in sentence-transformers' configuration."""
-    return {
-        key: text
-        for key, text in (sentence_transformers_config(folder).get("prompts") or {}).items()
-        if isinstance(text, str)
-    }
+    prompts = sentence_transformers_config(folder).get("prompts")
+    return {key: text for key, text in prompts.items() if isinstance(text, str)} if isinstance(prompts, dict) else {}

@@ -17,13 +17,16 @@ from qilin_rag.models.batches import batches, run_batches
 from qilin_rag.models.families import (
     Assumed,
     Pooling,
+    architectures,
     assumed_last_token,
     assumed_pooling,
+    is_late_interaction,
     sentence_transformers_config,
 )
 from qilin_rag.models.hf_compat import cpu_computes_bf16, route_of
 from qilin_rag.models.pretrained import (
     check_all_loaded,
+    json_object,
     longest_input,
     quiet_loading,
     why_not_loaded,
@@ -335,10 +338,23 @@ def reads_pairs(folder: Path) -> bool:
 
     Loaded as an encoder, it would give vectors for which it was never trained.
     """
-    config = folder / "config.json"
-    architectures = json.loads(config.read_text("utf-8")).get("architectures") if config.is_file() else None
-    is_classifier = any(name.endswith("ForSequenceClassification") for name in architectures or [])
+    names = architectures(json_object(folder / "config.json"))
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in names)
     return is_classifier or sentence_transformers_config(folder).get("model_type") == "CrossEncoder"
+
+
+def check_has_dense_vector(folder: Path, name: str) -> None:
+    """Raise a UsageError if a model's files say that it gives a text another output than one dense vector.
+
+    sentence-transformers would load it with a pooling for which it was never trained.
+    """
+    if is_late_interaction(folder):
+        raise UsageError(
+            f"model {name!r} is a late-interaction model, with a vector for each token; use it as retriever "
+            "multivector, or as reranker"
+        )
+    if sentence_transformers_config(folder).get("model_type") == "SparseEncoder":
+        raise UsageError(f"model {name!r} makes sparse vectors; use it as retriever sparse")
 
 
 def _load(folder: Path, device: str | None, with_images: bool) -> SentenceTransformer:

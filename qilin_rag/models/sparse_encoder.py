@@ -15,7 +15,7 @@ from qilin_rag.core.arrays import ranges
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.progress import stage
 from qilin_rag.models.batches import Rows, batches, each_batch
-from qilin_rag.models.families import model_config, sentence_transformers_config
+from qilin_rag.models.families import architectures, model_config, sentence_transformers_config
 from qilin_rag.models.pretrained import check_all_loaded, quiet_loading, why_not_loaded, within_gpu_memory
 from qilin_rag.models.sentence_encoder import (
     TOKENS_CPU,
@@ -80,8 +80,7 @@ def sparse_kind(folder: Path, name: str) -> SparseKind:
         return "saved"
     if _lexical_head(folder):
         return "lexical"
-    architectures = model_config(folder).get("architectures") or []
-    if not is_saved and any(str(each).endswith("ForMaskedLM") for each in architectures):
+    if not is_saved and any(each.endswith("ForMaskedLM") for each in architectures(model_config(folder))):
         return "masked-lm"
     raise UsageError(
         f"model {name!r} makes no sparse vectors: its folder {folder} is neither a SparseEncoder of "
@@ -157,7 +156,8 @@ def encode_sparse(
     encoder = _routed(encoder, task, named[0])
     readable_texts = [readable(encoder, text) for text in texts]
     places = {text: place for place, text in enumerate(dict.fromkeys(readable_texts))}
-    run = partial(_embed, encoder.eval(), task, cosine, max_active_dims or encoder.max_active_dims)
+    most = max_active_dims or encoder.max_active_dims
+    run = partial(_embed, encoder.eval(), task, cosine, most and min(most, _n_terms(encoder)))
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: set a lower batch_size"):
         made, prepare = _batched(encoder, [as_text(encoder, text) for text in places], prefix, task, batch_size)
         done = []

@@ -251,6 +251,11 @@ def test_what_cannot_be_used_is_one_line(small: Dataset, made_model: Path, model
     (model / "config.json").write_text(json.dumps(config))
     (model / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
     refused("is a cross-encoder: it reads two texts at once")
+    for kind in ("MultiVectorEncoder", "ColBERT"):
+        (model / "config_sentence_transformers.json").write_text(json.dumps({"model_type": kind}))
+        refused("is a late-interaction model.*retriever multivector", normalize=True)
+    (model / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    refused("makes sparse vectors; use it as retriever sparse")
     (model / "config_sentence_transformers.json").unlink()
     weights = model / "model.safetensors"
     some = {name: tensor for name, tensor in safetensors.load_file(weights).items() if "layer.1.attention" not in name}

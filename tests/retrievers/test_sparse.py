@@ -24,6 +24,7 @@ from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.models.sparse_encoder import SparseVectors, load_sparse_encoder
 from qilin_rag.retrievers import postings
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.hybrid import Hybrid
 from qilin_rag.retrievers.sparse import build as sparse_build
 from qilin_rag.retrievers.sparse.index import FILES, add_weighted
@@ -269,6 +270,30 @@ def test_models_without_sparse_vectors_are_refused(tmp_path: Path, lexical: Path
     ):
         with pytest.raises(UsageError, match=why):
             LearnedSparse(model=str(folder), device="cpu").embed_queries(TEXTS)
+
+
+@pytest.mark.parametrize("config", ["no json", "[]", '{"architectures": 5}', '{"architectures": [1]}'])
+def test_a_damaged_configuration_is_one_line(lexical: Path, small: Dataset, tmp_path: Path, config: str) -> None:
+    saved = save_sparse(tmp_path / "splade", splade(write_masked_lm(tmp_path / "plain")))
+    for retriever, folder in ((LearnedSparse, saved), (LearnedSparse, lexical), (BiEncoder, lexical)):
+        damaged = Path(shutil.copytree(folder, tmp_path / f"{retriever.__name__}-{folder.name}"))
+        (damaged / "config.json").write_text(config)
+        with pytest.raises(UsageError, match="can't be loaded") as caught:
+            retriever(model=str(damaged), device="cpu").search(small.questions, small.notes, 1)
+        assert "\n" not in str(caught.value)
+
+
+def test_prompts_of_a_wrong_type_are_none(lexical: Path, tmp_path: Path) -> None:
+    odd = Path(shutil.copytree(lexical, tmp_path / "odd"))
+    (odd / "config_sentence_transformers.json").write_text('{"prompts": ["query: "]}')
+    mine, given = (LearnedSparse(model=str(folder), device="cpu").embed_queries(TEXTS) for folder in (odd, lexical))
+    assert (dense(mine) == dense(given)).all()
+
+
+def test_more_terms_than_a_model_has_are_all_of_them(tmp_path: Path) -> None:
+    folder = str(write_csr(tmp_path))
+    some, more = (LearnedSparse(model=folder, device="cpu", max_active_dims=n).embed_queries(TEXTS) for n in (64, 65))
+    assert (dense(some) == dense(more)).all()
 
 
 def test_weights_that_are_not_finite_are_refused(masked_lm: Path, lexical: Path) -> None:

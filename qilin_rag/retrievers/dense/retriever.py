@@ -28,6 +28,7 @@ from qilin_rag.models.sentence_encoder import (
     Similarity,
     Task,
     Vectors,
+    check_has_dense_vector,
     encode,
     has_native_bf16,
     load_encoder,
@@ -382,6 +383,7 @@ class BiEncoder(ServedEncoder):
         """Return the folder of the model and the hash of its content; fetch it if it is not on this machine."""
         if self._found is None:
             folder = fetch_model(self.model)
+            check_has_dense_vector(folder, self.model)
             self._found = folder, model_sha256(folder)
         return self._found
 
