@@ -141,7 +141,8 @@ def encode_tokens(
     from sentence_transformers.util import batch_to_device
 
     prompt = _own_prefix(encoder, task) if prefix is None else prefix
-    plain = [visible(text) and readable(encoder, text) for text in texts]
+    n_tokens = getattr(_input_modules(encoder)[0], f"{task}_length", None) or 0
+    plain = [visible(text) and readable(encoder, text, n_tokens) for text in texts]
     inputs = [as_text(encoder, text) for text in plain]
     with quiet_loading():
         lengths = _lengths(encoder, plain, task, prompt, named)

@@ -295,11 +295,17 @@ def _widened(name: str, values: list[int], n: int) -> list[int]:
     return values + [0] * (n - len(values)) if name == "mm_token_type_ids" else values
 
 
-def readable(encoder: BaseModel, text: str) -> str:
-    """Return the text as a reader sees it, cut far beyond the model's length; "" becomes a space, to have a token."""
+def readable(encoder: BaseModel, text: str, n_tokens: int = 0) -> str:
+    """Return the text as a reader sees it, cut far beyond the model's length; "" becomes a space, to have a token.
+
+    Args:
+        encoder: The model.
+        text: The text.
+        n_tokens: The most tokens of a text of this task, if that may be more than of others.
+    """
     longest = longest_text(encoder)
     text = visible(text)
-    return (text if longest is None else text[: longest * MAX_CHARS_PER_TOKEN]) or " "
+    return (text if longest is None else text[: max(longest, n_tokens) * MAX_CHARS_PER_TOKEN]) or " "
 
 
 def dot(vectors: Vectors, others: Vectors) -> Vectors:

@@ -152,3 +152,13 @@ def test_vectors_that_are_not_finite_are_refused(models: Path) -> None:
     encoder[1].linear.weight.data[0] = float("nan")
     with pytest.raises(UsageError, match=r"'m' makes vectors that are not finite \(note 咖啡\)"):
         vectors_of(encoder, ["咖啡"], "document", named=("m", ["note 咖啡"]))
+
+
+def test_a_note_may_be_longer_than_the_tokenizer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is cut before it is tokenized, far beyond the length that counts: that of notes."""
+    monkeypatch.setattr("qilin_rag.models.sentence_encoder.MAX_CHARS_PER_TOKEN", 1)
+    folder = write_multi_vector(tmp_path / "short", max_seq_length=9, document_length=9, skiplist=[])
+    encoder = load_multi_vector(folder, "m", "cpu", 50)
+    assert encoder.max_seq_length == 9
+    [vectors] = vectors_of(encoder, ["多肉养" * 20], "document")
+    assert len(vectors) == 50
