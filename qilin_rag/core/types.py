@@ -142,7 +142,7 @@ class Wording(Question):
     """A question whose `query` is another text, which is searched for it.
 
     Attributes:
-        is_passage: Whether the text is a passage like those of notes, which a dense retriever encodes as such.
+        is_passage: Whether the text is a passage like those of notes, which retrievers with a model encode as such.
     """
 
     is_passage: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import Component
 from qilin_rag.core.text import counted
 from qilin_rag.core.ties import rank_order
-from qilin_rag.core.types import Hit, Question
+from qilin_rag.core.types import Hit, Question, Wording
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.documents import note_retriever
 
@@ -166,3 +166,15 @@ def min_max(hits: Sequence[Hit]) -> list[float]:
     scores = [hit.score / 2 for hit in hits]  # halves, so that no difference overflows
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     return [1.0 if low == high else (score - low) / (high - low) for score in scores]
+
+
+def rows_by_task(questions: Sequence[Question]) -> dict[Literal["query", "document"], list[int]]:
+    """Return the places of the questions that a model encodes as queries, and of those that it encodes as notes.
+
+    A hypothetical passage (HyDE, Gao et al. 2022) is encoded as notes are.
+    """
+    rows: dict[Literal["query", "document"], list[int]] = {}
+    for row, question in enumerate(questions):
+        is_passage = isinstance(question, Wording) and question.is_passage
+        rows.setdefault("document" if is_passage else "query", []).append(row)
+    return rows

@@ -22,7 +22,7 @@ if not hasattr(sentence_transformers, "MultiVectorEncoder"):
 from qilin_rag.core.errors import UsageError  # noqa: E402
 from qilin_rag.core.registry import RETRIEVERS  # noqa: E402
 from qilin_rag.core.ties import rank_order  # noqa: E402
-from qilin_rag.core.types import Question  # noqa: E402
+from qilin_rag.core.types import Question, Wording  # noqa: E402
 from qilin_rag.data import Dataset, load_dataset  # noqa: E402
 from qilin_rag.retrievers.multivector import search, shards  # noqa: E402
 from qilin_rag.retrievers.multivector.retriever import MultiVector  # noqa: E402
@@ -230,3 +230,15 @@ def test_it_works_on_the_command_line(model: Path, data_dir: Path, cli: Cli) -> 
     here, missing = (finding for finding in looked if finding["subject"] == "multivector")
     assert (here["state"], missing["state"]) == ("ok", "missing")
     assert f"{WIDTH} dimensions a token, at most 40 tokens a note" in here["detail"]
+
+
+def test_hypothetical_passages_are_encoded_as_notes(many: Dataset, model: Path) -> None:
+    """A passage is longer than a query may be, and has the marker of notes."""
+    theirs = sentence_transformers.MultiVectorEncoder(str(model), device="cpu")
+    questions = ask(*QUERIES[:3])
+    mixed = [questions[0], *(Wording(**dict(question), is_passage=True) for question in questions[1:])]
+    vectors = [theirs.encode_query(QUERIES[0]), *map(theirs.encode_document, QUERIES[1:3])]
+    texts = [note.text for note in many.notes]
+    scores = theirs.similarity(vectors, [theirs.encode_document(text) for text in texts]).numpy()
+    for hits, expected in zip(MultiVector(model=str(model)).search(mixed, many.notes, 5), scores, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-4)

@@ -20,7 +20,7 @@ import pytest
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RETRIEVERS
 from qilin_rag.core.ties import ranked
-from qilin_rag.core.types import Hit, Question
+from qilin_rag.core.types import Hit, Question, Wording
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.models.sparse_encoder import SparseVectors, load_sparse_encoder
 from qilin_rag.retrievers import postings
@@ -294,6 +294,23 @@ def test_more_terms_than_a_model_has_are_all_of_them(tmp_path: Path) -> None:
     folder = str(write_csr(tmp_path))
     some, more = (LearnedSparse(model=folder, device="cpu", max_active_dims=n).embed_queries(TEXTS) for n in (64, 65))
     assert (dense(some) == dense(more)).all()
+
+
+def test_hypothetical_passages_are_encoded_as_notes(tmp_path: Path) -> None:
+    """HyDE's texts between questions; the hits are still in the order of the questions."""
+    retriever = LearnedSparse(model=str(write_inference_free(tmp_path)), device="cpu")
+    texts = random_texts(30)
+    first, second, third = ask(*random_texts(3, seed=9))
+    mixed = [Wording(**dict(first), is_passage=True), second, Wording(**dict(third), is_passage=True)]
+    passages, queries = (
+        dense(encode([each.query for each in mixed])) for encode in (retriever.embed_notes, retriever.embed_queries)
+    )
+    scores = (
+        np.stack([passages[0], queries[1], passages[2]])
+        @ dense(retriever.embed_notes([f" {text}" for text in texts])).T
+    )
+    for hits, expected in zip(retriever.search(mixed, store_of(texts), 30), scores, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(sorted(expected[expected > 0], reverse=True), abs=1e-4)
 
 
 def test_weights_that_are_not_finite_are_refused(masked_lm: Path, lexical: Path) -> None:

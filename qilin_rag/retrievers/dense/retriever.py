@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_val
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Hit, Question, Wording
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import LONGEST_SIDE
 from qilin_rag.models.exported import PACKAGES, ExportedPrecision, require_backend, run_exported
@@ -35,6 +35,7 @@ from qilin_rag.models.sentence_encoder import (
     readable,
     similarity_of,
 )
+from qilin_rag.retrievers.base import rows_by_task
 from qilin_rag.retrievers.dense.backends import check_backend, chosen_encoder
 from qilin_rag.retrievers.dense.note_input import NoteInput, check_has_processor, encode_notes, in_halves
 from qilin_rag.retrievers.dense.opened import OpenedIndex, probed, rows_with_image
@@ -220,11 +221,8 @@ class BiEncoder(ServedEncoder):
 
     def _encode_questions(self, questions: Sequence[Question]) -> Vectors:
         """Encode the texts of questions; a hypothetical passage is encoded as notes are (HyDE)."""
-        is_passage = [isinstance(question, Wording) and question.is_passage for question in questions]
-        tasks: list[Task] = ["document" if each else "query" for each in is_passage]
         parts: dict[int, Vectors] = {}
-        for task in dict.fromkeys(tasks):
-            rows = [row for row, its in enumerate(tasks) if its == task]
+        for task, rows in rows_by_task(questions).items():
             chosen = [questions[row] for row in rows]
             kind = "query" if task == "query" else "passage"
             logger.info("encoding %s, prefix %r", counted(len(rows), kind), getattr(self._prefixes(), kind))

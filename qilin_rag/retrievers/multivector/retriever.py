@@ -25,7 +25,7 @@ from qilin_rag.models.late_interaction import (
 )
 from qilin_rag.models.pretrained import fetch_model, model_sha256
 from qilin_rag.models.sentence_encoder import Task
-from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.base import rank_hits, rows_by_task
 from qilin_rag.retrievers.index_files import IndexedRetriever
 from qilin_rag.retrievers.multivector.search import all_scores
 from qilin_rag.retrievers.multivector.shards import TokenIndex, open_token_vectors, write_token_vectors
@@ -96,17 +96,20 @@ class MultiVector(IndexedRetriever):
         if not len(notes) or not questions:
             return [[] for _ in questions]
         index: TokenIndex = self.open_index(notes)
-        queries = list(dict.fromkeys(question.query for question in questions))
-        vectors = self._encode(queries, "query", [f"query {query[:50]!r}" for query in queries])
-        ranked = {
-            query: rank_hits(scores[index.texts], notes.note_idxs, k, query, above=-math.inf)
-            for query, scores in zip(queries, all_scores(self._model(), vectors, index), strict=True)
-        }
-        if n_tied := sum(ranked[question.query][1] > 0 for question in questions):
+        ranked: dict[int, tuple[list[Hit], int]] = {}
+        for task, rows in rows_by_task(questions).items():  # a hypothetical passage is encoded as notes are (HyDE)
+            queries = list(dict.fromkeys(questions[row].query for row in rows))
+            vectors = self._encode(queries, task, [f"query {query[:50]!r}" for query in queries])
+            ranked_queries = {
+                query: rank_hits(scores[index.texts], notes.note_idxs, k, query, above=-math.inf)
+                for query, scores in zip(queries, all_scores(self._model(), vectors, index), strict=True)
+            }
+            ranked |= {row: ranked_queries[questions[row].query] for row in rows}
+        if n_tied := sum(n_left_out > 0 for _, n_left_out in ranked.values()):
             logger.info(
                 "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
             )
-        return [ranked[question.query][0] for question in questions]
+        return [ranked[row][0] for row in range(len(questions))]
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Write the token vectors of the notes, and the number of the text of each."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field, PositiveInt, PrivateAttr
 
 from qilin_rag.core.errors import UsageError
@@ -21,9 +22,11 @@ from qilin_rag.models.sparse_encoder import (
     SparseVectors,
     compares_by_cosine,
     encode_sparse,
+    joined,
     load_sparse_encoder,
     sparse_kind,
 )
+from qilin_rag.retrievers.base import rows_by_task
 from qilin_rag.retrievers.index_files import IndexedRetriever
 from qilin_rag.retrievers.postings import Candidates, ScoreArrays, Scores, rank_questions
 from qilin_rag.retrievers.sparse.build import write_index
@@ -98,8 +101,7 @@ class LearnedSparse(IndexedRetriever):
         if not len(notes) or not questions:
             return [[] for _ in questions]
         index: SparseIndex = self.open_index(notes)
-        logger.info("encoding %s, prefix %r", counted(len(questions), "query"), self._prefixes().query)
-        queries = self.embed_queries([question.query for question in questions])
+        queries = self._encode_questions(questions)
         if queries.n_terms > index.n_terms:
             raise UsageError(
                 f"model {self.model!r} gives questions {queries.n_terms} terms and notes {index.n_terms}; name a model "
@@ -111,6 +113,17 @@ class LearnedSparse(IndexedRetriever):
             return index.search(queries.terms[some].tolist(), queries.weights[some], k, scores)
 
         return rank_questions(find, questions, notes, k, self._arrays, index.n_texts)
+
+    def _encode_questions(self, questions: Sequence[Question]) -> SparseVectors:
+        """Encode the texts of questions; a hypothetical passage is encoded as notes are (HyDE)."""
+        rows = rows_by_task(questions)
+        parts = []
+        for task, chosen in rows.items():
+            kind = "query" if task == "query" else "passage"
+            logger.info("encoding %s, prefix %r", counted(len(chosen), kind), getattr(self._prefixes(), kind))
+            texts = [questions[row].query for row in chosen]
+            parts.append(self._encode(texts, task, [f"query {questions[row].id}" for row in chosen]))
+        return joined(parts).take(np.argsort(np.concatenate(list(rows.values()))))
 
     def check(self) -> str:
         """Say which model is read; raise a QilinError if it can't be used here."""
