@@ -27,6 +27,7 @@ from qilin_rag.data import Dataset, load_dataset  # noqa: E402
 from qilin_rag.retrievers.multivector import search, shards  # noqa: E402
 from qilin_rag.retrievers.multivector.retriever import MultiVector  # noqa: E402
 from tests.conftest import QUESTIONS, Cli, hear_signals, write_jsonl  # noqa: E402
+from tests.retrievers.test_sparse import rewritten  # noqa: E402
 from tests.retrievers.tiny_models import write_kind  # noqa: E402
 from tests.retrievers.tiny_multivector import WIDTH, write_multi_vector  # noqa: E402
 
@@ -170,6 +171,30 @@ def test_an_index_of_something_else_is_refused(many: Dataset, model: Path, tmp_p
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UsageError, match=r"is damaged .*make it again: qilin-rag index multivector"):
         MultiVector(**named).search(ask("冷"), many.notes, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("texts.npy", lambda texts: texts - 9, "names a text that does not exist"),
+        ("texts.npy", lambda texts: texts.astype(float), "of other types"),
+        ("texts.npy", lambda texts: texts % 9, "do not fit each other"),
+        ("starts-00000.npy", lambda starts: starts[:0], "does not fit"),
+        ("starts-00000.npy", lambda starts: starts[::-1], "does not fit"),
+        ("starts-00000.npy", lambda starts: starts[:-1], "does not fit"),
+        ("starts-00000.npy", lambda starts: starts[0], "of other types"),
+        ("vectors-00000.npy", lambda vectors: vectors[:-1], "does not fit"),
+        ("vectors-00000.npy", lambda vectors: vectors.astype(np.float16), "of other types"),
+    ],
+)
+def test_an_index_of_a_stranger_is_checked(
+    many: Dataset, model: Path, tmp_path: Path, name: str, change: Any, why: str
+) -> None:
+    MultiVector(model=str(model)).write_index(many.notes, tmp_path / "index")
+    rewritten(tmp_path / "index", name, change)
+    with pytest.raises(UsageError, match=f"is damaged .*{why}") as caught:
+        MultiVector(model=str(model), index=tmp_path / "index").search(ask("冷"), many.notes, 2)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_large_corpus_is_refused_before_anything_is_encoded(

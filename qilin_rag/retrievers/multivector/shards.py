@@ -84,14 +84,33 @@ def write_token_vectors(notes: NoteStore, folder: Path, encode: EncodeTokens) ->
 
 
 def open_token_vectors(folder: Path) -> TokenIndex:
-    """Open the files that `write_token_vectors` wrote, the vectors memory-mapped."""
-    texts: Ints = np.load(folder / _TEXTS, allow_pickle=False)
-    shards = []
+    """Open the files that `write_token_vectors` wrote, the vectors memory-mapped.
+
+    Raises:
+        ValueError: if they do not fit each other.
+    """
+    texts: Ints = _checked(np.load(folder / _TEXTS, allow_pickle=False), "<i8", 1)
+    if (texts < 0).any():
+        raise ValueError("it names a text that does not exist")
+    shards: list[TokenShard] = []
     for number in range(-(-(int(texts.max()) + 1) // SHARD_TEXTS)):
         vectors, starts = (folder / name for name in _files(number))
-        mapped: TokenVectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        shards.append(TokenShard(mapped, np.load(starts, allow_pickle=False)))
-    return TokenIndex(shards, texts)
+        mapped: TokenVectors = _checked(np.load(vectors, mmap_mode="r", allow_pickle=False), "<f4", 2)
+        shard = TokenShard(mapped, _checked(np.load(starts, allow_pickle=False), "<i8", 1))
+        if shard.starts[:1].tolist() != [0] or (np.diff(shard.starts) < 0).any() or shard.starts[-1] != len(mapped):
+            raise ValueError(f"{starts.name} does not fit {vectors.name}")
+        shards.append(shard)
+    index = TokenIndex(shards, texts)
+    dimensions = {shard.vectors.shape[1] for shard in shards if len(shard.vectors)}
+    if index.n_texts != texts.max() + 1 or len(dimensions) > 1:
+        raise ValueError("its files do not fit each other")
+    return index
+
+
+def _checked(array: npt.NDArray[Any], kind: str, n_axes: int) -> npt.NDArray[Any]:
+    if array.dtype.str != kind or array.ndim != n_axes:
+        raise ValueError("its arrays are of other types")
+    return array
 
 
 def _files(number: int) -> list[str]:

@@ -95,8 +95,12 @@ def read_index(folder: Path) -> SparseIndex:
     arrays = open_arrays(folder, FILES)
     if [array.dtype.str for array in arrays] != ["<i8", "<i4", "<f4", "<i8", "<i4"] or any(a.ndim != 1 for a in arrays):
         raise ValueError("its arrays are of other types")
+    if not all(len(starts) and (np.diff(starts) >= 0).all() for starts in (arrays[0], arrays[3])):
+        raise ValueError("its starts do not rise")
     index = SparseIndex._make([*arrays, np.zeros(len(arrays[0]) - 1, bool)])
     sizes = int(index.indptr[-1]), int(index.indptr[-1]), int(index.note_starts[-1])
     if sizes != (len(index.rows), len(index.impacts), len(index.notes)):
         raise ValueError("its arrays are of other lengths")
+    if index.n_texts != len(index.notes) and index.notes.view(np.uint32).max(initial=0) >= len(index.notes):
+        raise ValueError("it names a note that does not exist")
     return index
