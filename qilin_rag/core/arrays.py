@@ -1,7 +1,8 @@
-"""Look-ups in sorted arrays, and in arrays that hold many short ones."""
+"""Look-ups in sorted arrays, and in arrays that hold many short ones; arrays in files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,3 +32,9 @@ def ranges(starts: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer]) -> n
     ends = np.cumsum(sizes, dtype=np.int64)
     before = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(sizes)]
     return np.repeat(starts - before, sizes) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def save_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write an array under exactly this name, to which `numpy.save` would append .npy."""
+    with path.open("wb") as file:
+        np.save(file, values, allow_pickle=False)

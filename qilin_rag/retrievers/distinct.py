@@ -21,6 +21,11 @@ class Distinct(NamedTuple):
     first: npt.NDArray[np.int64]
     """(n_distinct,): the first place of each."""
 
+    def in_order(self) -> Distinct:
+        """Return the same items in the order of their first places."""
+        first = np.sort(self.first)
+        return Distinct(np.searchsorted(first, self.first[self.number]), first)
+
 
 def text_digests(texts: Iterable[str]) -> Digests:
     """Hash each text."""

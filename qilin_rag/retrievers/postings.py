@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.progress import stage
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
@@ -207,12 +208,6 @@ def rank_questions(
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def save_array(path: Path, values: npt.NDArray[Any]) -> None:
-    """Write an array under exactly this name, to which `numpy.save` would append .npy."""
-    with path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
 
 
 def open_arrays(folder: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:

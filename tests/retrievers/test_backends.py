@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.cache import entries
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.retrievers.dense import backends, shards
+from qilin_rag.retrievers.dense import backends
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 
@@ -110,16 +111,16 @@ def test_a_build_that_was_stopped_resumes_to_the_same_bytes(
     monkeypatch.setitem(backends.LEAST_COSINE, "int8", 0.9)
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 16)
     whole = write(made_model, small.notes, tmp_path / "whole", backend=backend)
-    save_array, saved = shards._save, []
+    saved = []
 
-    def stop(*arguments: Any) -> None:
-        save_array(*arguments)
+    def stop(*arguments: Any, **more: Any) -> None:
+        save_array(*arguments, **more)
         saved.append(arguments)
         if len(saved) == 3:
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_save", stop)
+        patch.setattr("qilin_rag.retrievers.dense.shards.save_array", stop)
         with pytest.raises(QilinError, match="the same command resumes"):
             write(made_model, small.notes, tmp_path / "stopped", backend=backend)
     monkeypatch.setitem(backends.LEAST_COSINE, "int8", 1.1)  # the build keeps the precision that it began with

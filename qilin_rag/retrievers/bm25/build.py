@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.index import FILES
 from qilin_rag.retrievers.bm25.shards import read_shard, shard_names, write_shards
-from qilin_rag.retrievers.postings import PostingMerge, PostingShard, Rows, save_array
+from qilin_rag.retrievers.postings import PostingMerge, PostingShard, Rows
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_parts
 
 

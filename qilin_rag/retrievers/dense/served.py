@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.text import counted, visible
@@ -243,7 +244,7 @@ class ServedEncoder(IndexedRetriever):
         if is_whole(folder, PROBE):
             self.check_probe(folder, "this build began with")
         else:
-            kept_part(folder, PROBE, partial(_save, self._probe()))
+            kept_part(folder, PROBE, partial(save_array, values=self._probe().astype("<f4")))
 
     def check_probe(self, folder: Path, whose: str) -> None:
         """Compare the model that answers now with the one of an index.
@@ -360,8 +361,3 @@ def unit(vectors: Vectors) -> Vectors:
     wide = vectors.astype(np.float64)
     scaled: Vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
     return scaled
-
-
-def _save(vectors: Vectors, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, vectors.astype("<f4"))

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.files import write_text
@@ -143,7 +144,8 @@ def write_vectors(
             for number, vectors in encoded:
                 pictured = read.pop(number, None)
                 images = pictured and ImagesOfIndex(pictured.digests, pictured.left_out)
-                _keep(folder, build.files(number), images, partial(_save, np.ascontiguousarray(vectors, dtype="<f2")))
+                save = partial(save_array, values=np.ascontiguousarray(vectors, dtype="<f2"))
+                _keep(folder, build.files(number), images, save)
                 advance(len(build.ids(number)))
         images = _joined_images(build, folder)
         _keep(folder, build.files(), images, partial(_join, build, folder, images))
@@ -202,14 +204,9 @@ def _keep(folder: Path, names: Sequence[str], images: ImagesOfIndex | None, save
     if images is not None:
         hashes, left_out, _ = names
         in_order = json.dumps(dict(sorted(images.left_out.items())))
-        kept_part(folder, hashes, partial(_save, images.digests.astype("<u8")))
+        kept_part(folder, hashes, partial(save_array, values=images.digests.astype("<u8")))
         kept_part(folder, left_out, lambda path: write_text(path, f"{in_order}\n"))
     kept_part(folder, names[-1], save)
-
-
-def _save(array: npt.NDArray[Any], path: Path) -> None:
-    with path.open("wb") as file:  # np.save would append .npy to a path
-        np.save(file, array)
 
 
 def _join(build: _Build, folder: Path, images: ImagesOfIndex | None, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.models.late_interaction import TokenVectors
@@ -70,12 +71,9 @@ def write_token_vectors(notes: NoteStore, folder: Path, encode: EncodeTokens) ->
         folder: The folder of the build.
         encode: Makes the vectors.
     """
-    found = distinct(np.concatenate([text_digests(texts) for texts in _all_texts(notes)]))
-    order = np.argsort(found.first)  # by the first note of each text
-    number_of = np.empty(len(order), np.int64)
-    number_of[order] = np.arange(len(order))
-    kept_part(folder, _TEXTS, partial(_save, number_of[found.number]))
-    firsts = notes.note_idxs[found.first[order]]
+    found = distinct(np.concatenate([text_digests(texts) for texts in _all_texts(notes)])).in_order()
+    kept_part(folder, _TEXTS, partial(save_array, values=found.number))
+    firsts = notes.note_idxs[found.first]
     with stage("encoding notes", len(firsts)) as advance:
         for number, start in enumerate(range(0, len(firsts), SHARD_TEXTS)):
             ids = firsts[start : start + SHARD_TEXTS].tolist()
@@ -125,10 +123,5 @@ def _all_texts(notes: NoteStore) -> Iterator[list[str]]:
 def _write_shard(notes: NoteStore, ids: Sequence[int], encode: EncodeTokens, vectors: Path, starts: Path) -> None:
     encoded = encode([note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
     lengths = [len(of_text) for of_text in encoded]
-    _save(np.concatenate(encoded).astype("<f4", copy=False), vectors)
-    _save(np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"), starts)
-
-
-def _save(array: npt.NDArray[Any], path: Path) -> None:
-    with path.open("wb") as file:  # np.save would append .npy to a path
-        np.save(file, array, allow_pickle=False)
+    save_array(vectors, np.concatenate(encoded).astype("<f4", copy=False))
+    save_array(starts, np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"))

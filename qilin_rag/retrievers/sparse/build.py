@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qilin_rag.core.arrays import save_array
 from qilin_rag.core.progress import stage
 from qilin_rag.core.types import Note
 from qilin_rag.data import NoteStore
 from qilin_rag.models.sparse_encoder import SparseVectors
-from qilin_rag.retrievers.distinct import distinct, text_digests
-from qilin_rag.retrievers.postings import PostingMerge, PostingShard, save_array
+from qilin_rag.retrievers.distinct import Distinct, distinct, text_digests
+from qilin_rag.retrievers.postings import PostingMerge, PostingShard
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part, kept_parts
 from qilin_rag.retrievers.sparse.index import FILES
 
@@ -28,15 +28,6 @@ SHARD_NOTES = 4096  # what a build that stops loses at most; a row within a shar
 _READ_NOTES = 16384  # whose texts are in memory at once
 EncodeSparse = Callable[[Sequence[str], Sequence[str]], SparseVectors]
 """Returns the vectors of notes by their texts and their names."""
-
-
-class DistinctNotes(NamedTuple):
-    """The distinct texts of notes, in the order of the first note of each."""
-
-    first: npt.NDArray[np.int64]
-    """The place of the first note of each text, rising, shape (n_texts,)."""
-    text: npt.NDArray[np.int64]
-    """The number of the text of each note, shape (n_notes,)."""
 
 
 def write_index(notes: NoteStore, folder: Path, encode: EncodeSparse) -> None:
@@ -59,12 +50,10 @@ def shard_names(n_texts: int) -> dict[str, tuple[int, int]]:
     return {f"shard-{start:09}.npz": (start, min(start + SHARD_NOTES, n_texts)) for start in starts}
 
 
-def distinct_notes(notes: NoteStore) -> DistinctNotes:
-    """Number the distinct texts of the notes."""
+def distinct_notes(notes: NoteStore) -> Distinct:
+    """Number the distinct texts of the notes, in the order of the first note of each."""
     places = (np.arange(start, min(start + _READ_NOTES, len(notes))) for start in range(0, len(notes), _READ_NOTES))
-    found = distinct(np.concatenate([text_digests(_texts(notes, some)) for some in places]))
-    first = np.sort(found.first)
-    return DistinctNotes(first, np.searchsorted(first, found.first[found.number]))
+    return distinct(np.concatenate([text_digests(_texts(notes, some)) for some in places])).in_order()
 
 
 def by_term(vectors: SparseVectors) -> PostingShard:
@@ -109,7 +98,7 @@ def _read_shards(paths: Sequence[Path]) -> Iterator[PostingShard]:
 
 
 def _merge(
-    shards: Sequence[Path], texts: DistinctNotes, indptr: Path, rows: Path, weights: Path, starts: Path, notes: Path
+    shards: Sequence[Path], texts: Distinct, indptr: Path, rows: Path, weights: Path, starts: Path, notes: Path
 ) -> None:
     """Write the files of the index, given the paths to write them to."""
     n_holding = np.zeros(max(map(_read_n_terms, shards)), np.int64)
@@ -119,6 +108,6 @@ def _merge(
     all_starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_holding)])
     merge = PostingMerge(partial(_read_shards, shards), firsts, all_starts, lambda terms, rows, values: values)
     merge.write(indptr, rows, weights)
-    counts = np.bincount(texts.text, minlength=len(texts.first))
+    counts = np.bincount(texts.number, minlength=len(texts.first))
     save_array(starts, np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]))
-    save_array(notes, np.argsort(texts.text, kind="stable").astype(np.int32))
+    save_array(notes, np.argsort(texts.number, kind="stable").astype(np.int32))
