@@ -393,7 +393,7 @@ def test_an_answer_that_is_nested_too_deeply_is_one_line(
     served: EmbeddingServer, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qilin_rag.llms.retry.BASE_S", 0.0)
-    served.refuse = lambda n, texts: (200, "[" * 100_000) if n > 4 else None
+    served.refuse = lambda n, texts: (200, "[" * 100_000, {}) if n > 4 else None
     with pytest.raises(QilinError, match=MODEL) as caught:
         retriever(served, concurrency=1).write_index(dataset.notes, tmp_path / "index")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
