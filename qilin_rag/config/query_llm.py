@@ -62,7 +62,7 @@ def query_llm_of(given: Any, label: str, own: Mapping[str, Any]) -> tuple[str, d
 def flags_for_query_llm(given: Any, by_flag: Collection[str]) -> set[str]:
     """Return the settings of the query stage's LLM that flags name, such as `query.llm.base_url`.
 
-    Flags for the run's own LLM count where the query stage uses it, and not for settings that `query.llm` replaces.
+    Flags for the run's own LLM count if the query stage uses it, but not for settings that `query.llm` replaces.
 
     Args:
         given: `query.llm`.
