@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qilin_rag.config.run import RunConfig
+from qilin_rag.config.spec import NO_QUERY
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
@@ -148,7 +149,8 @@ class _Pair(NamedTuple):
 
 def default_settings(config: RunConfig) -> dict[str, Setting]:
     """Return the setting of each factor in this run."""
-    return {factor: factor_setting(config, factor) for factor in ("prompt", *_FACTORS)}
+    settings = {factor: factor_setting(config, factor) for factor in ("prompt", *_FACTORS)}
+    return settings | {QUERY: settings[QUERY] or NO_QUERY}
 
 
 def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
