@@ -27,7 +27,15 @@ from qilin_rag.models.pretrained import (
     why_not_loaded,
     within_gpu_memory,
 )
-from qilin_rag.models.sentence_encoder import Task, as_text, readable
+from qilin_rag.models.sentence_encoder import (
+    LONGEST_BELIEVED,
+    TOKENS_CPU,
+    TOKENS_GPU,
+    Task,
+    as_text,
+    input_modules,
+    readable,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 TokenVectors = npt.NDArray[np.float32]
 """(n_tokens, dimension)"""
-_TOKENS_CPU, _TOKENS_GPU = 4096, 65536  # in a batch
 _SCORED_AT_ONCE = 32_000_000  # numbers in memory while texts are scored, 128 MB
-_LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 _ASSUMED_TOKENS, _ASSUMED_DIMENSION = 512, 128  # of a text if the model's files do not say
 
 
@@ -73,7 +79,7 @@ def token_shape(folder: Path, max_length: int | None = None) -> TokenShape:
     files = ("sentence_bert_config.json", "config_sentence_transformers.json")
     lengths = [json_object(folder / file).get("document_length") for file in files]
     lengths += [metadata.get("doc_maxlen"), json_object(folder / "tokenizer_config.json").get("model_max_length")]
-    known = (length for length in lengths if isinstance(length, int) and length <= _LONGEST_BELIEVED)
+    known = (length for length in lengths if isinstance(length, int) and length <= LONGEST_BELIEVED)
     return TokenShape(max_length or next(known, _ASSUMED_TOKENS), dimension or _ASSUMED_DIMENSION)
 
 
@@ -107,7 +113,7 @@ def load_multi_vector(
     except Exception as error:  # unfit files make torch, transformers or tokenizers raise anything
         raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
     check_all_loaded(name, messages)
-    for module in _input_modules(encoder):
+    for module in input_modules(encoder):
         _set_lengths(module, max_length, name, setting)
     return encoder
 
@@ -141,12 +147,12 @@ def encode_tokens(
     from sentence_transformers.util import batch_to_device
 
     prompt = _own_prefix(encoder, task) if prefix is None else prefix
-    n_tokens = getattr(_input_modules(encoder)[0], f"{task}_length", None) or 0
+    n_tokens = getattr(input_modules(encoder)[0], f"{task}_length", None) or 0
     plain = [visible(text) and readable(encoder, text, n_tokens) for text in texts]
     inputs = [as_text(encoder, text) for text in plain]
     with quiet_loading():
         lengths = _lengths(encoder, plain, task, prompt, named)
-    budget = _TOKENS_CPU if encoder.device.type == "cpu" else _TOKENS_GPU
+    budget = TOKENS_CPU if encoder.device.type == "cpu" else TOKENS_GPU
     if batch_size is not None:
         budget = min(budget, batch_size * int(lengths.max(initial=1)))
     one_at_a_time = threading.Lock()  # fast tokenizers can't be used by two threads at once
@@ -187,12 +193,6 @@ def max_sim(
     return found
 
 
-def _input_modules(encoder: MultiVectorEncoder) -> list[Any]:
-    """Return the modules that read text: one, or the first of each route."""
-    first = encoder[0]
-    return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
-
-
 def _set_lengths(module: Any, max_length: int | None, name: str, setting: str) -> None:
     """Limit the tokens of texts to `max_length`, and those of queries and texts to the positions of the model."""
     if type(module).__name__ != "Transformer":
@@ -223,14 +223,14 @@ def _lengths(
     """Return the number of tokens that the model reads of each text; log how many queries are cut."""
     ids = encoder.tokenizer([(prompt or "") + text for text in texts])["input_ids"] if texts else []
     lengths = np.array([len(of_text) for of_text in ids], np.int64)
-    first = _input_modules(encoder)[0]
+    first = input_modules(encoder)[0]
     expansion = getattr(first, "query_expansion", None) if task == "query" else None
     limit = getattr(first, f"{task}_length", None) or encoder.max_seq_length
     if expansion:
         limit = expansion["length"] if expansion["strategy"] == "fixed" else limit and max(limit, expansion["length"])
     if limit and task == "query" and (n_cut := int((lengths > limit).sum())):
         logger.warning("model %s reads %d tokens of a query; cut: %s", named[0], limit, counted(n_cut, "longer query"))
-    lengths = np.minimum(lengths, min(limit, _LONGEST_BELIEVED)) if limit else lengths
+    lengths = np.minimum(lengths, min(limit, LONGEST_BELIEVED)) if limit else lengths
     return np.maximum(lengths, expansion["length"]) if expansion else lengths
 
 

@@ -47,7 +47,7 @@ MAX_CHARS_PER_TOKEN = 64  # longer text is cut before tokenizing, which takes se
 TOKENS_CPU = 4096  # per batch: activations fit the CPU caches, and malloc keeps their memory
 TOKENS_GPU = 65536
 _STATIC_TEXTS = 1024  # per batch, for a model that looks vectors up
-_LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
+LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 
 
 def load_encoder(
@@ -90,7 +90,7 @@ def load_encoder(
 
 def complete_inputs(encoder: BaseModel, folder: Path, name: str, max_length: int | None) -> None:
     """Limit the length of what a model reads, and complete its tokenizer."""
-    for module in _input_modules(encoder):
+    for module in input_modules(encoder):
         _set_length(module, max_length, name)
         if type(module).__name__ == "Transformer" and module.tokenizer is not None:
             _complete_tokenizer(module.tokenizer, folder, name)
@@ -382,7 +382,7 @@ def _load(folder: Path, device: str | None, with_images: bool) -> SentenceTransf
     return encoder
 
 
-def _input_modules(encoder: BaseModel) -> list[Any]:
+def input_modules(encoder: BaseModel) -> list[Any]:
     """Return the modules that read text: one, or the first of each route."""
     first = encoder[0]
     return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
@@ -410,7 +410,7 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
 def longest_text(encoder: BaseModel) -> int | None:
     """Return the most tokens that a model reads; None if there is no limit."""
     longest = encoder.max_seq_length
-    return int(longest) if longest and longest < _LONGEST_BELIEVED else None
+    return int(longest) if longest and longest < LONGEST_BELIEVED else None
 
 
 def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from qilin_rag.models.batches import Rows
 from qilin_rag.models.late_interaction import encode_tokens, max_sim
+from qilin_rag.models.sentence_encoder import Task
 from qilin_rag.rankers.pairs import Keep
 from qilin_rag.rankers.score_store import Pair
 
@@ -41,15 +43,7 @@ class TokenScorer:
         for place, (_, text) in enumerate(pairs):
             places[text].append(place)
         texts = list(places)
-        encoded = encode_tokens(
-            self._encoder,
-            texts,
-            "document",
-            prefix=self._passage_prefix,
-            batch_size=self._batch_size,
-            named=(self._name, [f"note {text[:50]!r}" for text in texts]),
-        )
-        for rows, vectors in encoded:
+        for rows, vectors in self._encode(texts, "document"):
             of_batch: list[int] = []
             scores: list[float] = []
             for row, vector in zip(rows.tolist(), vectors, strict=True):
@@ -61,13 +55,16 @@ class TokenScorer:
 
     def _encode_queries(self, queries: Sequence[str]) -> None:
         unknown = [query for query in queries if query not in self._queries]
-        encoded = encode_tokens(
-            self._encoder,
-            unknown,
-            "query",
-            prefix=self._query_prefix,
-            batch_size=self._batch_size,
-            named=(self._name, [f"query {query[:50]!r}" for query in unknown]),
-        )
-        for rows, vectors in encoded:
+        for rows, vectors in self._encode(unknown, "query"):
             self._queries |= {unknown[row]: vector for row, vector in zip(rows.tolist(), vectors, strict=True)}
+
+    def _encode(self, texts: Sequence[str], task: Task) -> Iterator[tuple[Rows, list[torch.Tensor]]]:
+        kind, prefix = ("query", self._query_prefix) if task == "query" else ("note", self._passage_prefix)
+        return encode_tokens(
+            self._encoder,
+            texts,
+            task,
+            prefix=prefix,
+            batch_size=self._batch_size,
+            named=(self._name, [f"{kind} {text[:50]!r}" for text in texts]),
+        )
