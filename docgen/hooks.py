@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "presets": settings.presets,
     "prompts": settings.prompts,
     "qilin_tables": columns.qilin_tables,
+    "queries": settings.queries,
     "rankers": settings.rankers,
     "ranking_metrics": metrics.ranking_metrics,
     "request_columns": columns.request_columns,

@@ -216,7 +216,13 @@ def test_code_in_a_text_is_code() -> None:
 
 def test_every_component_has_all_its_settings(site: Path) -> None:
     page = read(site, "reference/settings")
-    prefixes = {"retriever": "retriever.", "llm": "llm.", "engine": "llm.engine.", "ranker": "ranker."}
+    prefixes = {
+        "retriever": "retriever.",
+        "llm": "llm.",
+        "engine": "llm.engine.",
+        "ranker": "ranker.",
+        "query": "query.",
+    }
     for registry in REGISTRIES:
         for name in registry.table():
             assert f"{registry.kind}-{name}" in page.ids

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.core.ties import ranked
 from qilin_rag.core.types import Hit
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.retrievers.langchain import LangChainRetriever
@@ -134,7 +135,7 @@ def test_any_documents_become_a_ranking(rows: list[tuple[int, float | None]], k:
     [hits] = retriever.search([_question("问")], None, k)  # type: ignore[arg-type]
     expected = list(dict.fromkeys(i for i, _ in rows))
     assert len(hits) == min(k, len(expected))
-    assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.note_idx))
+    assert hits == ranked({hit.note_idx: hit.score for hit in hits}, "问")  # a hash orders equal scores
     if len({hit.score for hit in hits}) == len(hits) == len(expected):
         assert [hit.note_idx for hit in hits] == expected
 
