@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoints
 from importlib.metadata import entry_points as scan_entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -26,15 +27,23 @@ from qilin_rag.core.types import Frozen
 
 
 @lru_cache(maxsize=8)  # a scan reads a file of each installed package
-def _scanned(path: tuple[str, ...]) -> Any:
+def _scanned(path: tuple[tuple[str, int], ...]) -> Any:
     """Return the entry points of all packages on this path of imports, in the type of this Python."""
     return scan_entry_points()
 
 
 def entry_points(group: str) -> EntryPoints:
-    """Return the entry points of a group."""
-    found: EntryPoints = _scanned(tuple(sys.path)).select(group=group)
+    """Return the entry points of a group; a folder into which something was installed is scanned anew."""
+    path = tuple((folder, _changed_ns(folder)) for folder in sys.path)
+    found: EntryPoints = _scanned(path).select(group=group)
     return found
+
+
+def _changed_ns(folder: str) -> int:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class Named(Frozen):

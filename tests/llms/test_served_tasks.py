@@ -109,6 +109,7 @@ def test_pooling_is_that_of_the_local_folder(
     files: list[str],
     pooling: str | None,
 ) -> None:
+    pytest.importorskip("transformers", reason="needs transformers: qilin-rag[neural]")
     model = write_model(tmp_path / folder, **config)
     for name in files:
         (model / name).write_text("[]")

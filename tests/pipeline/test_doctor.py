@@ -45,7 +45,7 @@ def test_the_models_of_a_hybrids_parts_are_looked_for(examine: Callable[..., tup
 
 
 def test_missing_packages_come_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    installed = {"torch": "2.0.0", "faiss-cpu": "1.15.1"}
+    installed = {"torch": "2.0.0", "faiss-cpu": "1.15.1", "scipy": "1.18.0"}
     monkeypatch.setattr(doctor, "_version", installed.get)
     found = doctor.check_packages("neural", "dense retrieval")
     assert found.state == "missing"
