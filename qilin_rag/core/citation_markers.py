@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import cache, lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 _DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
+_SUPERSCRIPTS, _CIRCLED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳"
 _ONE_TO_NINE = _CHINESE.strip("[]")
 
 
@@ -92,29 +94,44 @@ class Form(NamedTuple):
     pattern: str
 
 
-FORMS = (
-    Form("[第1篇](#) or any link to nowhere", r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^()（）\s]{0,200}[)）]"),
-    Form("[3篇](https://a)", rf"[\[［]{_DIGITAL}{_LIST}[\]］](?=[(（]<?[^)）]){_LINK}"),
-    Form(
-        "[1] [笔记1、3] [citation:1] [^1^] [web:1]", rf"{_NO_DEFINITION}{_NO_AMOUNT}{_OPEN}{_LIST}{_CLOSE}(?:{_LINK})?"
+_DAGGER = Form("【4:0†source】 【1†L3-L5】", rf"[\[［【](?:{_NUMBER})(?:[:：]{_DIGIT}{{1,3}})?†{_INSIDE}[\]］】]")
+_BY_OPENING = {
+    "[［": (
+        Form("[第1篇](#) or any link to nowhere", r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^()（）\s]{0,200}[)）]"),
+        Form("[3篇](https://a)", rf"[\[［]{_DIGITAL}{_LIST}[\]］](?=[(（]<?[^)）]){_LINK}"),
+        Form(
+            "[1] [笔记1、3] [citation:1] [^1^] [web:1]",
+            rf"{_NO_DEFINITION}{_NO_AMOUNT}{_OPEN}{_LIST}{_CLOSE}(?:{_LINK})?",
+        ),
+        Form("[①]", r"[\[［][①-⑳](?:[,，、]?[①-⑳]){0,30}[\]］]"),
+        _DAGGER,
     ),
-    Form(r"\[1\]", rf"\\\[{_NO_COUNT}{_LIST}\\\]"),
-    Form("[①]", r"[\[［][①-⑳](?:[,，、]?[①-⑳]){0,30}[\]］]"),
-    Form("【第1篇】 【来源1】", rf"【{_NO_COUNT}{_NAMED}{_LIST}】"),
-    Form("【^1^】", rf"【\^{_NO_COUNT}{_LIST}\^】"),
-    Form("text【1】。", rf"{_TEXT_BEFORE}(?={_HEADED})【{_LIST}】{_BEFORE_END}"),
-    Form("〔1〕", rf"〔{_NO_COUNT}{_LIST}〕"),
-    Form("【4:0†source】 【1†L3-L5】", rf"[\[［【](?:{_NUMBER})(?:[:：]{_DIGIT}{{1,3}})?†{_INSIDE}[\]］】]"),
-    Form("（第1篇） (Notes 1 and 2)", rf"[(（]{_NO_COUNT}{_NAMED}{_LIST}[)）]"),
-    Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup{_TAG}{_NO_COUNT}{_LIST}</sup>"),
-    Form("<sup><a>1</a></sup>", rf"<sup{_TAG}\s?<a{_TAG}[\[［]?{_NO_COUNT}{_LIST}[\]］]?</a>\s?</sup>"),
-    Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_NO_COUNT}{_LIST}</(?:ref|cite|citation)>"),
-    Form("text^1^", rf"{_AFTER_TEXT}\^{_NO_COUNT}{_LIST}\^"),
-    Form("text$^{1}$", rf"{_AFTER_TEXT_OR_MARK}\$\^\{{{_NO_COUNT}{_LIST}\}}\$"),
-    Form("##1$$", rf"##{_LIST}\$\$"),
-    Form("text¹", rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})"),
-    Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),
-)
+    "\\": (Form(r"\[1\]", rf"\\\[{_NO_COUNT}{_LIST}\\\]"),),
+    "【": (
+        Form("【第1篇】 【来源1】", rf"【{_NO_COUNT}{_NAMED}{_LIST}】"),
+        Form("【^1^】", rf"【\^{_NO_COUNT}{_LIST}\^】"),
+        Form("text【1】。", rf"{_TEXT_BEFORE}(?={_HEADED})【{_LIST}】{_BEFORE_END}"),
+        _DAGGER,
+    ),
+    "〔": (Form("〔1〕", rf"〔{_NO_COUNT}{_LIST}〕"),),
+    "(（": (Form("（第1篇） (Notes 1 and 2)", rf"[(（]{_NO_COUNT}{_NAMED}{_LIST}[)）]"),),
+    "<": (
+        Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup{_TAG}{_NO_COUNT}{_LIST}</sup>"),
+        Form("<sup><a>1</a></sup>", rf"<sup{_TAG}\s?<a{_TAG}[\[［]?{_NO_COUNT}{_LIST}[\]］]?</a>\s?</sup>"),
+        Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_NO_COUNT}{_LIST}</(?:ref|cite|citation)>"),
+    ),
+    "^": (Form("text^1^", rf"{_AFTER_TEXT}\^{_NO_COUNT}{_LIST}\^"),),
+    "$": (Form("text$^{1}$", rf"{_AFTER_TEXT_OR_MARK}\$\^\{{{_NO_COUNT}{_LIST}\}}\$"),),
+    "#": (Form("##1$$", rf"##{_LIST}\$\$"),),
+    _SUPERSCRIPTS: (
+        Form(
+            "text¹",
+            rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})",
+        ),
+    ),
+    _CIRCLED: (Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),),
+}
+FORMS = tuple(dict.fromkeys(chain.from_iterable(_BY_OPENING.values())))
 """All forms of a marker. These are not markers: (1), [2024], （3篇）, [30]分钟, [1-99],
 `[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
 _BLANK = "\0"
@@ -128,6 +145,7 @@ _WRAPPERS = (
     rf"\^{_FILLED}\^",
     rf"\$\^\{{{_FILLED}\}}\$",
 )
+_OPENINGS = re.compile(f"[{re.escape(''.join(_BY_OPENING))}]")
 MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
 WRAPPER = rf"(?=[(（\[［【〔<^$])(?:{'|'.join(_WRAPPERS)})"
 """Brackets that hold nothing but markers, whose characters were replaced by NULs."""
@@ -140,7 +158,6 @@ _LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）
 
 
 class _Patterns(NamedTuple):
-    marker: re.Pattern[str]
     wrapper: re.Pattern[str]
     between: re.Pattern[str]
     range: re.Pattern[str]
@@ -149,14 +166,20 @@ class _Patterns(NamedTuple):
 
 @cache
 def _patterns() -> _Patterns:
-    """Compile the patterns on first use; compiling takes 0.1 s, which `--help` must not wait for."""
+    """Compile the patterns on first use, for which `--help` must not wait."""
     return _Patterns(
-        re.compile(MARKER, re.IGNORECASE),
         re.compile(WRAPPER, re.IGNORECASE),
         re.compile(BETWEEN_MARKERS),
         re.compile(RANGE, re.IGNORECASE),
         re.compile(_LABEL, re.IGNORECASE | re.ASCII),
     )
+
+
+@cache
+def _forms(opening: str) -> re.Pattern[str]:
+    """Compile the forms that begin with a character on first use: all forms take 0.1 s, and a run has few."""
+    forms = next(forms for openings, forms in _BY_OPENING.items() if opening in openings)
+    return re.compile("|".join(form.pattern for form in forms), re.IGNORECASE)
 
 
 class CitationMarker(NamedTuple):
@@ -175,19 +198,21 @@ def find_markers(text: str) -> list[CitationMarker]:
     >>> find_markers("先晾干[1][2-3]。")
     [CitationMarker(start=3, end=11, numbers=[1, 2, 3])]
     """
-    patterns = _patterns()
     cited: list[tuple[int, tuple[int, ...]]] = []
-
-    def blank(match: re.Match[str]) -> str:
-        numbers = _numbers(match[0])
-        if numbers is None:
-            return match[0]
-        cited.append((match.start(), numbers))
-        return _blanks(match)
-
-    blanked = patterns.marker.sub(blank, text)
+    pieces, blanked_to, searched_to = [], 0, 0
+    for opening in _OPENINGS.finditer(text):
+        start = opening.start()
+        if start < searched_to or not (match := _forms(opening[0]).match(text, start)):
+            continue
+        searched_to = match.end()
+        if (numbers := _numbers(match[0])) is not None:
+            cited.append((start, numbers))
+            pieces += [text[blanked_to:start], _blanks(match)]
+            blanked_to = searched_to
     if not cited:
         return []
+    patterns = _patterns()
+    blanked = "".join([*pieces, text[blanked_to:]])
     blanked, n_wrapped = patterns.wrapper.subn(_blanks, blanked)
     if n_wrapped:  # ([[1]])
         blanked = patterns.wrapper.sub(_blanks, blanked)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import clean
 from qilin_rag.core.text_encodings import hint
+from qilin_rag.data.arrow_arrays import arrow_array
 from qilin_rag.data.cells import convert, identifier, parse_cell
 from qilin_rag.data.note_ids import NoteIds, is_named
 from qilin_rag.data.schema import NOTE_ID, Table
@@ -338,7 +339,7 @@ def _rowwise(
 
     def batch() -> Batch:
         types = {name: kind for name, kind in columns.items() if any(name in row for row in pending)}
-        arrays = {name: pa.array([row.get(name) for row in pending], kind) for name, kind in types.items()}
+        arrays = {name: arrow_array([row.get(name) for row in pending], kind) for name, kind in types.items()}
         whole = Batch(pa.RecordBatch.from_pydict(arrays), path, unit, list(numbers))
         pending.clear()
         numbers.clear()

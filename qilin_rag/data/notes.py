@@ -28,6 +28,7 @@ from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.hashing import json_digest, json_hash
 from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.types import Note
+from qilin_rag.data.arrow_arrays import EMPTY_TEXT, rows_array
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.note_texts import NoteTexts, refuse_doubles
 from qilin_rag.data.schema import NOTE_ID, TABLES
@@ -175,10 +176,10 @@ class NoteStore:
         groups, rows = np.divmod(self.slots(note_idxs), _GROUP_ROWS)
         parts = [reader.schema.empty_table()]
         for group in np.unique(groups).tolist():
-            batch = reader.get_batch(group).take(pa.array(rows[groups == group]))
+            batch = reader.get_batch(group).take(rows_array(rows[groups == group]))
             parts.append(pa.Table.from_batches([batch]))
         back = np.argsort(np.argsort(groups, kind="stable"), kind="stable")
-        return pa.concat_tables(parts).take(pa.array(back)).select(list(columns or self.columns))
+        return pa.concat_tables(parts).take(rows_array(back)).select(list(columns or self.columns))
 
     def _reader(self, columns: Sequence[str], mapped: bool = True) -> pa.ipc.RecordBatchFileReader:
         """Open a reader of these columns alone."""
@@ -368,13 +369,13 @@ def _convert(tables: _Tables, sink: pa.NativeFile) -> tuple[npt.NDArray[np.int64
                 rows = with_columns(batch.rows, schema)
                 if (missing := rows.column(0).is_null()).true_count:
                     stop(Defect(path, batch.place(missing.index(True).as_py()), "note_idx", "is missing"))
-                read = [rows.column(0), *(pc.fill_null(column, "") for column in rows.columns[1:3])]
+                read = [rows.column(0), *(pc.fill_null(column, EMPTY_TEXT) for column in rows.columns[1:3])]
                 if texts is not None:
                     own_digests.extend(_digests(read))
                     own = pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
                     read = [rows.column(0), *texts.compose(own)]
                 digests.extend(_digests(read))
-                note_idxs.append(rows.column(0).to_numpy().copy())
+                note_idxs.append(np.from_dlpack(rows.column(0)).copy())
                 yield pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
 
     with pa.ipc.new_file(sink, schema) as writer:
