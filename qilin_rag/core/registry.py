@@ -66,7 +66,9 @@ class Component(BaseModel):
         argument: The field whose value may follow the name after a colon.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()

@@ -87,7 +87,7 @@ NoteFields = Annotated[tuple[NoteField, ...], BeforeValidator(read_note_fields)]
 class Frozen(BaseModel):
     """A value type: immutable, and an undeclared field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Note(Frozen):

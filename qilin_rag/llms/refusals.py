@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
+from functools import cache
 from typing import Any, NamedTuple
 
 from qilin_rag.core.types import Completion
@@ -42,22 +43,23 @@ class Meaning(Enum):
 
 
 class Row(NamedTuple):
-    """One row of the table; `but` are statuses that it does not apply to."""
+    """One row of the table: `codes` and `words` are patterns, one a line; `but` are statuses that it does not fit."""
 
     meaning: Meaning
     statuses: frozenset[int | None] = frozenset()
     but: frozenset[int | None] = frozenset()
-    codes: re.Pattern[str] | None = None
-    words: re.Pattern[str] | None = None
+    codes: str = ""
+    words: str = ""
 
     def holds(self, refusal: Refusal) -> bool:
         """Return whether a refusal matches this row."""
         if refusal.status in self.but or (self.statuses and refusal.status not in self.statuses):
             return False
-        if self.codes is None and self.words is None:
+        codes, words = _pattern(self.codes), _pattern(self.words)
+        if codes is None and words is None:
             return True
-        is_code = self.codes is not None and any(map(self.codes.fullmatch, refusal.codes))
-        return is_code or (self.words is not None and self.words.search(refusal.words) is not None)
+        is_code = codes is not None and any(map(codes.fullmatch, refusal.codes))
+        return is_code or (words is not None and words.search(refusal.words) is not None)
 
 
 def _row(
@@ -68,9 +70,10 @@ def _row(
     codes: str = "",
     words: str = "",
 ) -> Row:
-    return Row(meaning, frozenset(statuses), frozenset(but), _pattern(codes), _pattern(words))
+    return Row(meaning, frozenset(statuses), frozenset(but), codes, words)
 
 
+@cache  # on first use: most runs are refused nothing
 def _pattern(lines: str) -> re.Pattern[str] | None:
     """Return one pattern of alternatives, given one per line."""
     found = [line.strip() for line in lines.split("\n") if line.strip()]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from qilin_rag.core.text import is_blank, skip_unseen
@@ -171,7 +172,12 @@ class _Family(NamedTuple):
         )
 
 
-_FAMILIES = tuple(map(_Family.of, MARKERS))
+@cache
+def _families() -> tuple[_Family, ...]:
+    """Compile the markers on first use: most texts have no hint of thinking."""
+    return tuple(map(_Family.of, MARKERS))
+
+
 _EMPTY_BLOCK = re.compile(r"<\s*(?:think(?:ing)?|thought|reasoning)\s*/\s*>", re.IGNORECASE)
 
 
@@ -226,7 +232,7 @@ def seems_to_think(answer: str) -> bool:
     folded = fold(answer) if _WIDE.search(answer) else answer
     if any(not _is_quoted(folded, closing) for closing in _UNKNOWN_CLOSING.finditer(folded)):
         return True
-    families = (family for family in _FAMILIES if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    families = (family for family in _families() if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
     return any(closing[1] for family in families for closing in _tags(folded, 0, family))
 
 
@@ -237,7 +243,7 @@ def fold(text: str) -> str:
 
 def _families(more_markers: Markers) -> Sequence[_Family]:
     own = [_Family.of(Tags(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
-    return (*own, *_FAMILIES)
+    return (*own, *_families())
 
 
 def _may_hold_markers(text: str) -> bool:
