@@ -112,7 +112,6 @@ def run(
         qilin-rag run --llm openai --base-url http://HOST:8000/v1 --set llm.model=NAME
     """
     from qilin_rag.config.run import resolve_run
-    from qilin_rag.pipeline.dry_run import plan
     from qilin_rag.pipeline.run import check_failures
     from qilin_rag.pipeline.run import run as run_pipeline
 
@@ -149,6 +148,8 @@ def run(
     }
     resolved = resolve_run(flags, settings or [], config)
     if dry_run:
+        from qilin_rag.pipeline.dry_run import plan
+
         print_plan(plan(resolved), as_json)
         return
     try:

@@ -53,11 +53,13 @@ def rows_array(rows: npt.NDArray[Any], is_missing: npt.NDArray[np.bool_] | None 
     return pa.Array.from_buffers(pa.from_numpy_dtype(rows.dtype), len(rows), buffers)
 
 
+def without_nulls(texts: pa.Array) -> pa.Array:
+    """Return the texts with null as the empty text."""
+    return texts.fill_null("") if texts.null_count else texts
+
+
 def _mask(is_missing: npt.NDArray[np.bool_]) -> pa.Array | None:
     if not is_missing.any():
         return None
     bits = pa.py_buffer(np.packbits(is_missing, bitorder="little"))
     return pa.Array.from_buffers(pa.bool_(), len(is_missing), [None, bits])
-
-
-EMPTY_TEXT: pa.StringScalar = arrow_array([""], pa.string())[0]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import clean
@@ -279,6 +278,8 @@ def _converted(value: Any, table: Table, name: str, kind: pa.DataType, ids: Note
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     """Return the whole array in this type, with NaN as null; raise if a value does not fit."""
+    import pyarrow.compute as pc
+
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
     if pa.types.is_dictionary(array.type):

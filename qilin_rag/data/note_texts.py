@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.note_fields import IMAGE_TEXT, NoteField
+from qilin_rag.data.arrow_arrays import without_nulls
 from qilin_rag.data.encodings import read_batches
 from qilin_rag.data.schema import ALL_TABLES, Table
 from qilin_rag.data.text_files import Defect, stop
@@ -40,6 +40,8 @@ class NoteTexts:
         empty = pa.array([""] * len(rows), pa.string())
         content = content if "content" in self._fields else empty
         if "image_text" in self._fields:
+            import pyarrow.compute as pc
+
             image_text = self._of(rows)
             has_both = pc.and_(pc.not_equal(content, ""), pc.not_equal(image_text, ""))
             between = pc.if_else(has_both, "\n", "")
@@ -49,10 +51,10 @@ class NoteTexts:
     def _of(self, rows: pa.RecordBatch) -> pa.Array:
         """Return what the images of these notes say; empty if nothing is known of them."""
         if IMAGE_TEXT in rows.schema.names:
-            return pc.fill_null(rows.column(IMAGE_TEXT), "")
+            return without_nulls(rows.column(IMAGE_TEXT))
         places = positions_in(self._note_idxs, rows.column("note_idx").to_numpy())
         found = self._texts.take(pa.array(places, mask=places < 0))
-        return pc.fill_null(found, "").cast(pa.string())
+        return without_nulls(found).cast(pa.string())
 
 
 def _read(encoding: str, files: Sequence[Path]) -> tuple[Ids, pa.LargeStringArray]:

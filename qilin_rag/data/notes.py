@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.cache import cache_dir, in_use, make_room
@@ -28,7 +27,7 @@ from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.hashing import json_digest, json_hash
 from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.types import Note
-from qilin_rag.data.arrow_arrays import EMPTY_TEXT, rows_array
+from qilin_rag.data.arrow_arrays import rows_array, without_nulls
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.note_texts import NoteTexts, refuse_doubles
 from qilin_rag.data.schema import NOTE_ID, TABLES
@@ -367,9 +366,10 @@ def _convert(tables: _Tables, sink: pa.NativeFile) -> tuple[npt.NDArray[np.int64
         for path in tables.files:
             for batch in read_batches(tables.encoding, path, _TABLE):
                 rows = with_columns(batch.rows, schema)
-                if (missing := rows.column(0).is_null()).true_count:
-                    stop(Defect(path, batch.place(missing.index(True).as_py()), "note_idx", "is missing"))
-                read = [rows.column(0), *(pc.fill_null(column, EMPTY_TEXT) for column in rows.columns[1:3])]
+                if rows.column(0).null_count:
+                    place = batch.place(rows.column(0).is_null().index(True).as_py())
+                    stop(Defect(path, place, "note_idx", "is missing"))
+                read = [rows.column(0), *map(without_nulls, rows.columns[1:3])]
                 if texts is not None:
                     own_digests.extend(_digests(read))
                     own = pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)

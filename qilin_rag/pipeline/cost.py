@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Cost, Exchange, Price, QueryUse, RerankPrice, RerankUse, Summary, Times, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.pipeline.clock import STAGES
 from qilin_rag.pipeline.run_directory import Manifest
-from qilin_rag.rankers.rerank import Reranker
+
+if TYPE_CHECKING:
+    from qilin_rag.rankers.rerank import Reranker
 
 _LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
 _SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two

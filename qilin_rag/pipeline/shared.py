@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.registry import Component
@@ -16,10 +16,12 @@ from qilin_rag.data.defects import count_defects
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.pipeline.answering import Retrieved, known_notes, search
 from qilin_rag.pipeline.note_pictures import open_images, sends_images
-from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.fusion import fuse_by_rank
 from qilin_rag.retrievers.query_stage import FUSED_DEPTH
+
+if TYPE_CHECKING:
+    from qilin_rag.rankers.rerank import Reranker
 
 logger = logging.getLogger(__name__)
 NO_TEXTS: Mapping[str, Sequence[str]] = MappingProxyType({})

@@ -17,7 +17,6 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer, analyzer_key
-from qilin_rag.retrievers.bm25.build import write_index
 from qilin_rag.retrievers.bm25.index import BM25Index, read_index
 from qilin_rag.retrievers.index_files import IndexedRetriever
 from qilin_rag.retrievers.postings import Candidates, ScoreArrays, Scores, available_cores, rank_questions
@@ -90,6 +89,8 @@ class BM25(IndexedRetriever):
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Write the five .npy files of the index (`bm25.index`)."""
+        from qilin_rag.retrievers.bm25.build import write_index
+
         logger.info("indexing %s (bm25, %s)", counted(len(notes), "note"), self._analyzer_key)
         write_index(notes, folder, self._analyzer_key, self.k1, self.b, available_cores())
 
