@@ -154,6 +154,7 @@ RANGE = _range(f"({_NUMBER})")
 """The numbers in a marker, and the last number of a range, which is at most `WIDEST_RANGE` above its first."""
 WIDEST_RANGE = 10
 _BLANKS = re.compile("\0+")
+_CLOSED = re.compile(r"\0[\s,，、;；]{0,2000}[)）\]］】〕<^}]")
 _LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)"
 
 
@@ -213,9 +214,8 @@ def find_markers(text: str) -> list[CitationMarker]:
         return []
     patterns = _patterns()
     blanked = "".join([*pieces, text[blanked_to:]])
-    blanked, n_wrapped = patterns.wrapper.subn(_blanks, blanked)
-    if n_wrapped:  # ([[1]])
-        blanked = patterns.wrapper.sub(_blanks, blanked)
+    if _CLOSED.search(blanked):
+        blanked = patterns.wrapper.sub(_blanks, patterns.wrapper.sub(_blanks, blanked))  # ([[1]])
     if len(cited) > 1:
         blanked = patterns.between.sub(_blanks, blanked)
     markers, remaining = [], iter([*cited, (len(text), ())])

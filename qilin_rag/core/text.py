@@ -144,7 +144,11 @@ def normalise(text: str) -> str:
     >>> normalise("ＳＰＦ５０\u200b＋")
     'spf50+'
     """
-    text = visible(text)
+    return _folded(visible(text))
+
+
+def _folded(text: str) -> str:
+    """Fold a text as a reader sees it (`normalise`)."""
     if text.isascii():
         return text.lower()
     if _MAY_BE_APART.search(text):
@@ -201,6 +205,18 @@ def strip_markups(texts: Iterable[str]) -> list[str]:
     plain = [_plain(text) for text in texts]
     markers = [find_markers(text) for text in plain]
     return [_with_sign(text, of_text, "") for text, of_text in zip(plain, markers, strict=True)]
+
+
+def strip_and_normalise(texts: Iterable[str]) -> list[str]:
+    """Return each text without its markup and normalised: `normalise(strip_markup(text))`, in less time."""
+    texts = list(texts)
+    stripped = strip_markups(texts)
+    # What is left of a text without such characters has none either
+    seen = [
+        visible(after) if _MAY_CHANGE.search(before) else unicodedata.normalize("NFC", after)
+        for before, after in zip(texts, stripped, strict=True)
+    ]
+    return [_folded(text) for text in seen]
 
 
 def has_words(text: str) -> bool:

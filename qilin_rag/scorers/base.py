@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from qilin_rag.core.extras import missing_modules, require
 from qilin_rag.core.registry import Component
-from qilin_rag.core.text import normalise, simplify, strip_markups
+from qilin_rag.core.text import normalise, simplify, strip_and_normalise, strip_markups
 from qilin_rag.core.types import Question, Sample, Score
 
 NORMALISATION = "nfkc_casefold"
@@ -191,5 +191,7 @@ class TextScorer(AnswerScorer):
 
     def prepare_texts(self, texts: Iterable[str]) -> list[str]:
         """Return the texts that are compared; one step after the other for all texts is faster."""
+        if self.strip_markup and not self.simplify:
+            return strip_and_normalise(texts)
         texts = strip_markups(texts) if self.strip_markup else texts
         return [normalise(text) for text in (map(simplify, texts) if self.simplify else texts)]

@@ -143,3 +143,12 @@ def test_normalise_is_nfkc_casefold_without_shortcuts(value: str) -> None:
     while (folded := unicodedata.normalize("NFKC", wanted.casefold())) != wanted:
         wanted = folded
     assert text.normalise(value) == wanted
+
+
+STRIPPED_PIECES = [*"[]1-2^*_`茶 a。①²\0\r\u0301\u200d\u200b가\u11a8〜⺠Å", "[1]", "**", "👨", "İ", "½"]
+
+
+@given(st.lists(st.sampled_from(STRIPPED_PIECES), max_size=12))
+def test_texts_are_stripped_and_normalised_at_once(pieces: list[str]) -> None:
+    joined = "".join(pieces)
+    assert text.strip_and_normalise([joined, "茶"]) == [text.normalise(text.strip_markup(joined)), "茶"]
