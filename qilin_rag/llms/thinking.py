@@ -173,7 +173,7 @@ class _Family(NamedTuple):
 
 
 @cache
-def _families() -> tuple[_Family, ...]:
+def _known_families() -> tuple[_Family, ...]:
     """Compile the markers on first use: most texts have no hint of thinking."""
     return tuple(map(_Family.of, MARKERS))
 
@@ -232,7 +232,7 @@ def seems_to_think(answer: str) -> bool:
     folded = fold(answer) if _WIDE.search(answer) else answer
     if any(not _is_quoted(folded, closing) for closing in _UNKNOWN_CLOSING.finditer(folded)):
         return True
-    families = (family for family in _families() if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    families = (family for family in _known_families() if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
     return any(closing[1] for family in families for closing in _tags(folded, 0, family))
 
 
@@ -243,7 +243,7 @@ def fold(text: str) -> str:
 
 def _families(more_markers: Markers) -> Sequence[_Family]:
     own = [_Family.of(Tags(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
-    return (*own, *_families())
+    return (*own, *_known_families())
 
 
 def _may_hold_markers(text: str) -> bool:
