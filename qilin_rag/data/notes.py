@@ -375,7 +375,7 @@ def _convert(tables: _Tables, sink: pa.NativeFile) -> tuple[npt.NDArray[np.int64
                     own = pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
                     read = [rows.column(0), *texts.compose(own)]
                 digests.extend(_digests(read))
-                note_idxs.append(np.from_dlpack(rows.column(0)).copy())
+                note_idxs.append(np.array(np.from_dlpack(rows.column(0)), np.int64))
                 yield pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
 
     with pa.ipc.new_file(sink, schema) as writer:

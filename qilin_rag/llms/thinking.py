@@ -232,7 +232,9 @@ def seems_to_think(answer: str) -> bool:
     folded = fold(answer) if _WIDE.search(answer) else answer
     if any(not _is_quoted(folded, closing) for closing in _UNKNOWN_CLOSING.finditer(folded)):
         return True
-    families = (family for family in _known_families() if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    families = (
+        (family for family in _known_families() if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    )
     return any(closing[1] for family in families for closing in _tags(folded, 0, family))
 
 
