@@ -29,6 +29,7 @@ class CacheKind(StrEnum):
     exports = "exports"
     responses = "responses"
     scores = "scores"
+    figures = "figures"
     hashes = "hashes"
     servers = "servers"
 
@@ -86,8 +87,8 @@ def clear_kept(
         CacheKind | None,
         typer.Argument(
             metavar="[KIND]",
-            help="Kind to remove: notes, indexes, vectors, archives, exports, responses, scores, hashes or servers. "
-            "[default: all but responses and scores]",
+            help="Kind to remove: notes, indexes, vectors, archives, exports, responses, scores, figures, hashes or "
+            "servers. [default: all but responses and scores]",
             show_default=False,
         ),
     ] = None,

@@ -39,8 +39,10 @@ _UNFINISHED_AFTER_S = 3600.0  # a younger file may still be written, unless a lo
 _WAIT_S = 30.0  # how long to wait for another process that writes
 _LOOK_S = 0.01
 _MOST_LOOKS = 20
-_TABLES = ("responses", "scores", "probes")  # of what costs money
-KindName = Literal["notes", "indexes", "vectors", "archives", "exports", "responses", "scores", "hashes", "servers"]
+_TABLES = ("responses", "scores", "probes", "figures")  # of the databases
+KindName = Literal[
+    "notes", "indexes", "vectors", "archives", "exports", "responses", "scores", "figures", "hashes", "servers"
+]
 
 
 class Kind(NamedTuple):
@@ -50,6 +52,11 @@ class Kind(NamedTuple):
     what: str
     names: str = ""
     costs_money: bool = False
+
+    @property
+    def is_database(self) -> bool:
+        """Return whether it is an SQLite file, which is emptied and never removed: processes may have it open."""
+        return self.place.endswith(".sqlite")
 
 
 KINDS: dict[KindName, Kind] = {
@@ -67,6 +74,7 @@ KINDS: dict[KindName, Kind] = {
     ),
     "responses": Kind("responses.sqlite", "answers of LLMs, which cost money", costs_money=True),
     "scores": Kind("scores.sqlite", "scores of rerankers, which cost money or time", costs_money=True),
+    "figures": Kind("figures.sqlite", "figures of runs and their comparisons, for tables"),
     "hashes": Kind("file_hashes.json", "hashes of large files"),
     "servers": Kind("servers", "logs of model servers", r"(?![.-])[\w.-]{1,48}(?<![.-])\.log"),
 }
@@ -165,7 +173,7 @@ def make_room() -> None:
         n_removable -= entry.n_bytes
         try:
             _remove(entry)
-        except OSError:
+        except (OSError, sqlite3.Error):
             n_fixed += entry.n_bytes
         else:
             logger.info("the cache is full (%s): removed %s", LIMIT, entry.path)
@@ -248,7 +256,7 @@ def _size(path: Path) -> int:
 
 def _remove(entry: Entry) -> int:
     """Remove an entry and return the freed bytes; raise OSError or sqlite3.Error if the system refuses."""
-    if KINDS[entry.kind].costs_money:
+    if KINDS[entry.kind].is_database:
         _empty_database(entry.path)
         return entry.n_bytes if sum(map(_size, _with_beside(entry.path))) < entry.n_bytes else 0
     with _alone(entry.path), _written_by_nobody(entry.path):
@@ -267,6 +275,8 @@ def _remove(entry: Entry) -> int:
 def _is_removable(entry: Entry) -> bool:
     if KINDS[entry.kind].costs_money:
         return False
+    if KINDS[entry.kind].is_database:
+        return True
     with suppress(OSError), _alone(entry.path), _written_by_nobody(entry.path):
         return True
     return False

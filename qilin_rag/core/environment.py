@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,6 +47,17 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None
+
+
+@cache
+def source_sha256() -> str:
+    """Return the SHA-256 of all modules of this package: it changes whenever one does."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for module in sorted(package.rglob("*.py")):
+        digest.update(f"{module.relative_to(package).as_posix()} {module.stat().st_size}\n".encode())
+        digest.update(module.read_bytes())
+    return digest.hexdigest()
 
 
 def now() -> str:

@@ -13,6 +13,7 @@ not reject at .05: the two are one procedure and can't contradict each other.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import cache
@@ -22,7 +23,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.memo import Memo
+from qilin_rag.core.arrays import array_bytes, array_of
+from qilin_rag.core.memo import Form, Memo
 from qilin_rag.core.text import query_key
 
 ALPHA = 0.05
@@ -50,10 +52,6 @@ Clusters = npt.NDArray[np.intp]
 Booleans = npt.NDArray[np.bool_]
 
 
-_TESTS: Memo[PairedTest] = Memo(most=20_000)
-_FAMILIES: Memo[Values] = Memo(most=500)
-
-
 class Interval(NamedTuple):
     """A 95% interval and its method: `sign-flip` (inverts this module's test) or `wilson` (Wilson's, of a share)."""
 
@@ -78,6 +76,15 @@ class PairedTest(NamedTuple):
     p: float | None
     interval: Interval | None
     no_interval: str | None = None
+
+
+def _test_of(packed: bytes) -> PairedTest:
+    p, interval, no_interval = json.loads(packed)
+    return PairedTest(p, Interval(*interval) if interval else None, no_interval)
+
+
+_TESTS = Memo(20_000, Form("paired test", lambda test: json.dumps(test).encode(), _test_of))
+_FAMILIES = Memo(500, Form("family", array_bytes, array_of))
 
 
 def clusters_by(labels: Sequence[Hashable]) -> Clusters:
@@ -120,12 +127,12 @@ def paired_tests(differences: Values, clusters: Clusters | None = None, seed: in
     """
     of_clusters = _TESTS.key(clusters, seed)
     keys = [_TESTS.key(column, of_clusters) for column in differences.T]
-    known = [_TESTS.get(key) for key in keys]
-    new = [number for number, test in enumerate(known) if test is None]
-    made = dict(zip(new, _paired_tests(differences[:, new], clusters, seed), strict=True))
-    for number, test in made.items():
-        _TESTS.put(keys[number], test)
-    return [test or made[number] for number, test in enumerate(known)]
+    found = _TESTS.get(keys)
+    new = {key: number for number, key in enumerate(keys) if key not in found}
+    made = dict(zip(new, _paired_tests(differences[:, list(new.values())], clusters, seed), strict=True))
+    _TESTS.put(made)
+    found |= made
+    return [found[key] for key in keys]
 
 
 def _paired_tests(differences: Values, clusters: Clusters | None, seed: int) -> list[PairedTest]:
@@ -210,7 +217,7 @@ def compare_families(families: Sequence[Values], clusters: Clusters | None = Non
         seed: The seed of the random signs.
     """
     keys = [_FAMILIES.key(values, clusters, seed) for values in families]
-    found = {key: known for key in keys if (known := _FAMILIES.get(key)) is not None}
+    found = _FAMILIES.get(keys)
     new = {key: _Pairs(values, clusters) for key, values in zip(keys, families, strict=True) if key not in found}
     alike: dict[int, list[_Pairs]] = {}
     for pairs in new.values():
@@ -219,9 +226,9 @@ def compare_families(families: Sequence[Values], clusters: Clusters | None = Non
         for signs in sign_patterns(n, seed) if n else ():
             for pairs in of_one_size:
                 pairs.count(signs)
-    for key, pairs in new.items():
-        found[key] = pairs.adjusted()
-        _FAMILIES.put(key, found[key])
+    made = {key: pairs.adjusted() for key, pairs in new.items()}
+    _FAMILIES.put(made)
+    found |= made
     return [found[key].copy() for key in keys]
 
 
@@ -588,9 +595,9 @@ def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int
     Sums of powers of (sum - value x size) are polynomials of the value; their coefficients are computed once.
     """
     n, m = len(sums), sums.shape[1]
-    means, typical = sums.sum(axis=0) / sizes.sum(), sizes.mean()
+    means, typical = _column_sums(sums) / sizes.sum(), sizes.mean()
     residuals = sums - means * sizes[:, None]
-    scale = np.sqrt((residuals**2).mean(axis=0))
+    scale = np.sqrt(_column_sums(residuals**2) / n)
     e, w = residuals / scale, sizes[:, None] / typical
     flipped = _flipped(np.concatenate([e, e**3, e**2 * w, e * w**2, w, w**3], axis=1), seed)
     first, third, square_w, e_square = (flipped[:, i * m : (i + 1) * m] for i in range(4))
@@ -628,6 +635,11 @@ def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int
     lows = np.where(is_above, np.maximum(lows, tiny), np.where(is_below, lows, np.minimum(lows, 0.0)))
     highs = np.where(is_below, np.minimum(highs, -tiny), np.where(is_above, highs, np.maximum(highs, 0.0)))
     return lows, highs
+
+
+def _column_sums(values: Values) -> Values:
+    """Return the sum of each column, which does not depend on the others, as the last digit of `sum(axis=0)` does."""
+    return np.asarray(np.asfortranarray(values).sum(axis=0))
 
 
 def _end(

@@ -272,15 +272,18 @@ class RunDirectory:
         """Read the questions of the run, with their references."""
         return list(read_lines(self.path / QUESTIONS, Question))
 
-    def read_questions_once(self, known: dict[str, dict[str, Question]]) -> dict[str, Question]:
-        """Read the questions by id, or find them among those `known` by the hash of their file, and add them there."""
+    def read_questions_once(self, known: dict[str, dict[str, Question]]) -> tuple[str, dict[str, Question]]:
+        """Return the hash of the file of questions, and the questions by id.
+
+        Questions that are `known` by that hash are not read; others are added there.
+        """
         path = self.path / QUESTIONS
         with _opened(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest not in known:
                 file.seek(0)
                 known[digest] = {question.id: question for question in lines_of(path, file, Question)}
-        return known[digest]
+        return digest, known[digest]
 
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
@@ -309,9 +312,13 @@ class RunDirectory:
             if score.metric in found and score.question_id in ids:
                 found[score.metric][score.question_id] = score
         if lacking := next((metric for metric, scores in found.items() if len(scores) < len(ids)), None):
-            again = f"qilin-rag score {self.path}"
-            raise UsageError(f"{self.path}: scores.jsonl lacks scores by {lacking}; to make them again: {again}")
+            raise self.lacks_scores(lacking)
         return found
+
+    def lacks_scores(self, metric: str) -> UsageError:
+        """Return the error of a metric without a score for each question."""
+        again = f"qilin-rag score {self.path}"
+        return UsageError(f"{self.path}: scores.jsonl lacks scores by {metric}; to make them again: {again}")
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace scores.jsonl alone."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.figure_store import kept_figures
 from qilin_rag.core.stats import ALPHA, Clusters, PairedTest, Values, paired_tests
 from qilin_rag.core.tables import as_frame, as_html
 from qilin_rag.core.text import counted
@@ -139,6 +140,7 @@ def section_of(compared: Comparison) -> Section:
     return Section(f"{counted(compared.n_questions, 'question')}{same}", header, rows, [*lines, *compared.notes])
 
 
+@kept_figures()
 def compare(
     path_a: Path, path_b: Path, metric: str | None = None, cluster_by: str | None = None, n_moved: int = 5
 ) -> Comparison:

@@ -13,7 +13,8 @@ from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.text import mixed_tokens, normalise, strip_markup
 from qilin_rag.core.types import ControlScore, Question, Sample
 from qilin_rag.pipeline.selection import other_questions
-from qilin_rag.reports.measured import Measured, figures_by
+from qilin_rag.reports.measured import Measured
+from qilin_rag.reports.run_figures import figures_by
 from qilin_rag.scorers import AnswerScorer
 
 SHUFFLED = "references shuffled"

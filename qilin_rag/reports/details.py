@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.trec import trec_id, trec_of
 from qilin_rag.core.types import Hit, Question
-from qilin_rag.pipeline.run_directory import TREC_RUN, Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import SAMPLES, TREC_RUN, Manifest, RunDirectory
+from qilin_rag.reports.kept_run import KeptPart
 from qilin_rag.reports.took import FirstAsked, Latency, first_asked, latency_of, read_calls
 
 Hits = dict[str, list[int]]
@@ -43,8 +46,18 @@ class Details:
     @cached_property
     def calls(self) -> tuple[FirstAsked | None, Latency | None]:
         """Return what cached answers used at first, and the seconds of the calls."""
+        part = KeptPart(self._directory.path, "calls", [SAMPLES], self._manifest.model_dump_json())
+        if (content := part.read()) is not None:
+            asked_before, latency = json.loads(content)
+            return (
+                asked_before and FirstAsked.model_validate(asked_before),
+                latency and Latency.model_validate(latency),
+            )
         calls = read_calls(self._directory)
-        return first_asked(calls, self._manifest), latency_of(calls)
+        found = first_asked(calls, self._manifest), latency_of(calls)
+        if calls:  # else the file may be damaged, which the log reports each time
+            part.keep(json.dumps([each and each.model_dump(mode="json") for each in found]).encode())
+        return found
 
     @cached_property
     def hits(self) -> Hits:
@@ -53,18 +66,32 @@ class Details:
         Raises:
             UsageError: if they can't be read.
         """
+        part = KeptPart(self._directory.path, "hits", [TREC_RUN, SAMPLES], self._manifest.state, *self._questions)
+        if (content := part.read()) is not None:
+            digest, _, hits = content.partition(b"\n")
+            return self._once(digest.decode(), lambda: json.loads(hits))
         try:
-            return self._hits_of_trec()
+            digest_now, found = self._hits_of_trec()
         except (OSError, UsageError):
             samples = self._directory.read_samples_of(self._questions.values())
-            return {question_id: _numbers(sample.hits) for question_id, sample in samples.items()}
+            found = {question_id: _numbers(sample.hits) for question_id, sample in samples.items()}
+            digest_now = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+        part.keep(f"{digest_now}\n{json.dumps(found)}".encode())
+        return found
+
+    def _once(self, digest: str, make: Callable[[], Hits]) -> Hits:
+        """Return the hits that other runs have under this hash, else make them and share them."""
+        if digest not in self._shared_hits:
+            self._shared_hits[digest] = make()
+        return self._shared_hits[digest]
 
     @property
     def known_hits(self) -> Hits | None:
         """Return `hits` if they were asked for before."""
         return vars(self).get("hits")
 
-    def _hits_of_trec(self) -> Hits:
+    def _hits_of_trec(self) -> tuple[str, Hits]:
+        """Return the hits of run.trec, and the hash of the file without the name of the run."""
         path = self._directory.path / TREC_RUN
         if self._manifest.state != "complete":
             raise UsageError(f"{path} is not of all questions")
@@ -74,12 +101,11 @@ class Details:
             raise UsageError(f"{path} is too large")
         tag = trec_id(self._directory.path.resolve().name)
         digest = hashlib.sha256(content.replace(f" {tag}\n".encode(errors="surrogateescape"), b"\n")).hexdigest()
-        if (shared := self._shared_hits.get(digest)) is not None:
-            return shared
-        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig")
-        found = trec_of(path, text)
-        hits = {question_id: _numbers(found.get(trec_id(question_id), [])) for question_id in self._questions}
-        return self._shared_hits.setdefault(digest, hits)
+        return digest, self._once(digest, lambda: self._parsed(path, content))
+
+    def _parsed(self, path: Path, content: bytes) -> Hits:
+        found = trec_of(path, io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig"))
+        return {question_id: _numbers(found.get(trec_id(question_id), [])) for question_id in self._questions}
 
 
 def _numbers(hits: Iterable[Hit]) -> list[int]:

@@ -17,6 +17,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.figure_store import kept_figures
 from qilin_rag.core.note_fields import recorded_note_fields
 from qilin_rag.core.stats import Clusters, Values
 from qilin_rag.core.types import Cost, Frozen, Question, Status
@@ -110,6 +111,7 @@ def leaderboard_of(
         return _tables(run_directories, options or Options(), "none of these runs is complete{}", cache)
 
 
+@kept_figures()
 def _tables(
     run_directories: Sequence[Path], options: Options, none_found: str, cache: RunCache | None = None
 ) -> list[ResultTable]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from qilin_rag.config.run import build_scorers
 from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.figure_store import kept_figures
 from qilin_rag.core.plain_files import FileState, file_state
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import Clusters, Values, clusters_by, query_clusters
@@ -29,6 +30,7 @@ from qilin_rag.pipeline.run_directory import (
 )
 from qilin_rag.pipeline.scoring import check_names, is_misnamed, score_samples, scorers_for, summarise
 from qilin_rag.reports.details import Details, Hits
+from qilin_rag.reports.run_figures import figures_by, read_figures
 from qilin_rag.scorers.citations import PRECISION, RECALL
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
@@ -75,6 +77,7 @@ def rests_on_reference_notes(metric: str) -> bool:
     return "@" in metric or metric in (PRECISION, RECALL)
 
 
+@kept_figures()
 def read_runs(
     run_directories: Sequence[Path], with_incomplete: bool = False, cache: RunCache | None = None
 ) -> tuple[list[Measured], list[str]]:
@@ -185,10 +188,10 @@ def read_run(
     """
     directory = RunDirectory(path)
     manifest = directory.read_complete()
-    questions = directory.read_questions_once({} if known_questions is None else known_questions)
+    questions, figures = read_figures(directory, {} if known_questions is None else known_questions)
+    summary = figures.summary
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
-    summary, its_scores = directory.read_figures()
     misnamed = [name for name, of in summary.metrics.items() if is_misnamed(manifest, name, of.signature)]
     remarks: tuple[str, ...] = ()
     if misnamed:
@@ -197,19 +200,11 @@ def read_run(
         given = f"the run asks for {manifest.identity['top_k']} notes a question"
         again = f"qilin-rag score {path} --metrics retrieval"
         remarks = (f"{', '.join(misnamed)} left out: {given}; to score them by their right names: {again}",)
-    scores = directory.chosen_scores(its_scores, questions.values(), summary.metrics)
-    values = {
-        metric: figures_by(questions, [of_metric[question_id] for question_id in questions])
-        for metric, of_metric in scores.items()
-    }
+    if lacking := next((metric for metric in summary.metrics if metric not in figures.values), None):
+        raise directory.lacks_scores(lacking)
+    values = {metric: figures.values[metric] for metric in summary.metrics}
     details = Details(directory, manifest, questions)
     return Measured(name or path.name, directory, manifest, summary, questions, values, details, remarks)
-
-
-def figures_by(question_ids: Iterable[str], scores: Iterable[Score]) -> Values:
-    """Return the figures of scores in the order of these questions, NaN for unscored and missing ones."""
-    by_id = {score.question_id: score.value for score in scores}
-    return np.array([by_id.get(question_id) for question_id in question_ids], dtype=np.float64)
 
 
 def _read_incomplete(path: Path, name: str) -> Measured:

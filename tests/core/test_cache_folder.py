@@ -201,7 +201,8 @@ def test_the_command_lists_and_clears(full: Path, cli: Cli, monkeypatch: pytest.
     assert "2.0 MB" in listed.out
     figures = json.loads(cli("cache", "ls", "--json").out)
     assert {row["kind"]: row["n"] for row in figures["kinds"]} == {
-        kind: {"vectors": 2, "archives": 0, "exports": 0, "scores": 0}.get(kind, 1) for kind in cache.KINDS
+        kind: {"vectors": 2, "archives": 0, "exports": 0, "scores": 0, "figures": 0}.get(kind, 1)
+        for kind in cache.KINDS
     }
     assert figures["n_bytes"] == sum(row["n_bytes"] for row in figures["kinds"]) > 7 * MB
 

@@ -327,6 +327,16 @@ def test_adjusted_p_is_at_least_the_tests_own_and_blocks_change_nothing(monkeypa
     assert stats.compare_all(values, clusters) == pytest.approx(adjusted, nan_ok=True)
 
 
+@pytest.mark.parametrize("in_clusters", [False, True])
+@pytest.mark.parametrize("n", [25, 200])
+def test_a_column_has_the_same_test_to_the_last_bit_whichever_are_tested_with_it(n: int, in_clusters: bool) -> None:
+    values = rng(3).beta(2, 4, (n, 70))
+    clusters = rng(4).integers(0, n // 2, n) if in_clusters else None
+    together = stats.paired_tests(values, clusters)
+    for some in (range(1), range(7, 8), range(3), range(5, 70)):
+        assert stats.paired_tests(values[:, list(some)], clusters) == [together[column] for column in some]
+
+
 @pytest.mark.parametrize("n", [9, 60])
 def test_families_are_compared_as_if_each_was_alone(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     families = [rng(seed).normal(0, 1, (n, 2 + seed)) + np.linspace(0, 1, 2 + seed) for seed in range(4)]
