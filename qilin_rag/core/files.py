@@ -141,24 +141,33 @@ def check_out(path: Path, option: str = "--out") -> None:
         raise UsageError(f"{str(path)!r} ({option}) must be a file in a folder that exists")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a whole file in one step, so that a reader or a crash finds the old or the new content.
 
     A device or a pipe is written to directly, and a link stays a link.
+
+    Args:
+        path: The file.
+        text: Its text, or the parts of a text that is too long to have it in memory twice.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        with writing(path):
-            path.write_text(text, encoding="utf-8", newline="\n")
+        with writing(path), path.open("wb", buffering=0) as file:
+            _write_parts(file, text)
         return
     with writing(path):
         replace_text(path, text)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a plain file like `write_text`, but raise OSError if the system refuses."""
     with atomic_path(path) as temporary, open_new(temporary) as file:
-        write_all(file, text.encode())
+        _write_parts(file, text)
+
+
+def _write_parts(file: IO[bytes], text: str | Iterable[str]) -> None:
+    for part in [text] if isinstance(text, str) else text:
+        write_all(file, part.encode())
 
 
 @contextmanager

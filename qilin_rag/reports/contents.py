@@ -1,24 +1,20 @@
 """Collect what the report shows: an index that the page needs at once, and packed blocks that it opens on demand.
 
-A page of 20 runs x 2,932 questions holds some hundred megabytes of prompts and answers. So a block is gzip in base64,
-in one of three kinds: the scores of one run, the answers of one run, or the parts of the prompts of a few questions
-for all runs. A prompt is stored as its lines, each once for each block: the notes that runs share are stored once,
-whatever the template. A server sends the same, one run or question at a time: `columns_of`, `answers_of`,
+A page of 20 runs x 2,932 questions holds some hundred megabytes of prompts and answers. So it is in packed blocks,
+of three kinds: the scores of one run, the answers of one run, or the prompts of a few questions for all runs. Runs with
+the same prompt share it. A prompt is stored as its lines, each once for each block: the notes that runs share are
+stored once, whatever the template. A server sends the same, one run or question at a time: `columns_of`, `answers_of`,
 `question_of`.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.text import clean
-from qilin_rag.core.types import Hit, Judgement, Message, Note, Question, Sample, Score, Usage
+from qilin_rag.core.types import Hit, Judgement, Note, Question, Sample, Score, Usage
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -30,6 +26,7 @@ from qilin_rag.reports.judged_parts import NO_PARTS, JudgedParts, read_judged_pa
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, table_of
+from qilin_rag.reports.packing import pack
 from qilin_rag.reports.thumbnails import Album, ImageMode, NoteThumbnails, open_thumbnails, with_counts
 
 QUESTIONS_PER_BLOCK = 32
@@ -73,10 +70,28 @@ class QuestionInRun(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """The request of a run for one question."""
+    """The request of a run for one question: pairs of note and score, and of role and lines."""
 
-    hits: list[Hit]
-    messages: list[tuple[str, list[str]]]
+    hits: tuple[tuple[int, float | None], ...]
+    messages: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class _Requests:
+    """The requests of all runs; what is equal in several of them is one object in memory."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+        self._requests: dict[_Sent, _Sent] = {}
+
+    def of(self, sample: Sample) -> _Sent:
+        """Return the request of a sample."""
+        lines = self._lines
+        messages = (
+            (message["role"], tuple(lines.setdefault(line, line) for line in message["content"].split("\n")))
+            for message in sample.messages
+        )
+        request = _Sent(tuple(_hits(sample.hits)), tuple(messages))
+        return self._requests.setdefault(request, request)
 
 
 def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
@@ -118,7 +133,7 @@ def _table(
     questions = next(iter(directories.values())).read_questions()
     metrics = metrics_of(board)
     asked: list[list[_Sent]] = []
-    lines: dict[str, str] = {}
+    requests = _Requests()
     judged = judgements_of_runs(list(directories.values()), {question.id for question in questions})
     blocks = []
     for number, directory in enumerate(directories.values()):
@@ -130,11 +145,9 @@ def _table(
             _told(QuestionInRun(sample, row, taken.is_cut(sample), said.get(name, []), parts.get(name, NO_PARTS)))
             for name, sample, row in zip((question.id for question in questions), samples, scores, strict=True)
         ]
-        blocks.append((f"columns{number}", _packed(columns_of(samples, scores))))
-        blocks.append((f"run{number}", _packed(told)))
-        asked.append(
-            [_Sent(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in samples]
-        )
+        blocks.append((f"columns{number}", pack(columns_of(samples, scores))))
+        blocks.append((f"run{number}", pack(told)))
+        asked.append(list(map(requests.of, samples)))
     dataset, why_no_notes = open_data(manifests.values())
     thumbnails, why_no_images = (
         (None, "") if images == "none" else open_thumbnails(dataset, manifests.values(), is_asked=images is not None)
@@ -145,7 +158,7 @@ def _table(
         content = _part(questions[part], [of_run[part] for of_run in asked], notes)
         if thumbnails:
             _add_images(content, thumbnails, album)
-        blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
+        blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", pack(content)))
     noise = noise_of(directories, manifests, {question.id: question for question in questions})
     return table_of(board, manifests, questions, why_no_notes, noise, why_no_images), blocks
 
@@ -208,7 +221,7 @@ def question_of(
         empty entry for each), and `runs`, for each chosen one `hits` (pairs of note and score), `messages` (pairs of
         role and text) and `told`.
     """
-    shown = _notes_of([question], [[one.sample.hits] for one in answered], notes)
+    shown = _notes_of([question], [hit.note_idx for one in answered for hit in one.sample.hits], notes)
     return {
         "references": question.references,
         "reference_notes": question.reference_notes,
@@ -256,32 +269,31 @@ def _told(answered: QuestionInRun) -> dict[str, Any]:
     return facts
 
 
-def _shared(message: Message, lines: dict[str, str]) -> tuple[str, list[str]]:
-    """Return role and lines of a message; equal lines of all runs share one string in memory."""
-    return message["role"], [lines.setdefault(line, line) for line in message["content"].split("\n")]
-
-
 def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes: NoteStore | None) -> dict[str, Any]:
-    """Return a block of questions: references, each run's hits and messages, notes, and the lines of all texts."""
+    """Return a block of questions: references, requests and whose they are, notes, and the lines of all texts."""
     lines: dict[str, int] = {}
 
     def numbered(text: Iterable[str]) -> list[int]:
         return [lines.setdefault(line, len(lines)) for line in text]
 
-    rows = [
-        {
-            "references": question.references,
-            "reference_notes": question.reference_notes,
-            "runs": [
-                {"hits": _hits(one.hits), "messages": [[role, numbered(text)] for role, text in one.messages]}
-                for one in of_question
-            ],
-        }
-        for question, of_question in zip(questions, zip(*asked, strict=True), strict=True)
-    ]
+    rows = []
+    for question, of_question in zip(questions, zip(*asked, strict=True), strict=True):
+        distinct = {request: number for number, request in enumerate(dict.fromkeys(of_question))}
+        rows.append(
+            {
+                "references": question.references,
+                "reference_notes": question.reference_notes,
+                "requests": [
+                    {"hits": one.hits, "messages": [[role, numbered(text)] for role, text in one.messages]}
+                    for one in distinct
+                ],
+                "runs": [distinct[request] for request in of_question],
+            }
+        )
+    hits = {note_idx for of_run in asked for one in of_run for note_idx, _ in one.hits}
     shown = {
         note_idx: [note.title, numbered(note.content.split("\n")), *filter(None, [name])]
-        for note_idx, (note, name) in _notes_of(questions, [[one.hits for one in run] for run in asked], notes).items()
+        for note_idx, (note, name) in _notes_of(questions, hits, notes).items()
     }
     return {"questions": rows, "notes": shown, "lines": list(lines)}
 
@@ -290,20 +302,19 @@ def _add_images(part: dict[str, Any], thumbnails: NoteThumbnails, album: Album) 
     """Add to a block the images of its notes; a question beyond the limits of the album is marked."""
     images: dict[int, list[dict[str, str]]] = {}
     for row in part["questions"]:
-        hits = [note_idx for run in row["runs"] for note_idx, _ in run["hits"]]
+        hits = [note_idx for request in row["requests"] for note_idx, _ in request["hits"]]
         if not album.add(images, [*row["reference_notes"], *hits], thumbnails):
             row["images_left_out"] = True
     part["images"] = images
 
 
 def _notes_of(
-    questions: Sequence[Question], hits: Sequence[Sequence[list[Hit]]], notes: NoteStore | None
+    questions: Sequence[Question], hits: Iterable[int], notes: NoteStore | None
 ) -> dict[int, tuple[Note, str | None]]:
-    """Return the notes that these questions refer to and these runs hit, with the names that they have in text ids."""
+    """Return the notes that these questions refer to and that were hit, with the names that they have in text ids."""
     if notes is None:
         return {}
-    wanted = {hit.note_idx for of_run in hits for found in of_run for hit in found}
-    wanted.update(note_idx for question in questions for note_idx in question.reference_notes)
+    wanted = {*hits, *(note_idx for question in questions for note_idx in question.reference_notes)}
     there = sorted(wanted - set(notes.missing(sorted(wanted))))
     names = notes.text_ids(there)
     return {note.note_idx: (note, names.get(note.note_idx)) for note in notes.get(there)}
@@ -316,8 +327,3 @@ def _hits(hits: Iterable[Hit]) -> list[tuple[int, float | None]]:
 def _rounded(value: float | None) -> float | None:
     """Round to four decimals, which are shown; more would fill megabytes."""
     return None if value is None else round(value, 4)
-
-
-def _packed(content: object) -> str:
-    text = clean(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()

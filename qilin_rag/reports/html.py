@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from markupsafe import Markup
 from qilin_rag.core.files import atomic_path, write_text
 from qilin_rag.reports.contents import Contents
 
+_PARTS_AT_ONCE = 32
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:const|let|function|async function) )", re.MULTILINE)
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -35,7 +37,7 @@ def write_report(contents: Contents, out: Path) -> None:
         for name, content in contents.album.files.items():
             with atomic_path(folder / name) as path:
                 path.write_bytes(content)
-    write_text(out, as_html(contents))
+    write_text(out, _parts(contents))
 
 
 def images_folder(out: Path) -> Path:
@@ -45,19 +47,24 @@ def images_folder(out: Path) -> Path:
 
 def as_html(contents: Contents) -> str:
     """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
+    return "".join(_parts(contents))
+
+
+def _parts(contents: Contents) -> Iterable[str]:
     script = bundle("report")
     style = asset("style.css")
     images = f"img-src {contents.album.policy}; " if contents.album.policy else ""
     sources = f"script-src {source_hash(script)}; style-src {source_hash(style)}"
-    policy = f"default-src 'none'; {sources}; {images}base-uri 'none'; form-action 'none'"
-    return template("page.html.j2").render(
-        policy=policy,
+    parts = template("page.html.j2").stream(
+        policy=f"default-src 'none'; {sources}; {images}base-uri 'none'; form-action 'none'",
         style=Markup(style),
         body=Markup(asset("results.html")),
         script=Markup(script),
         index=Markup(as_json_block(contents.overview)),
         blocks=contents.blocks,
     )
+    parts.enable_buffering(_PARTS_AT_ONCE)
+    return parts
 
 
 def template(name: str) -> jinja2.Template:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from qilin_rag.llms import retry
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import JUDGEMENTS
 from qilin_rag.reports.contents import collect
+from qilin_rag.reports.packing import unpack
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
@@ -230,6 +229,6 @@ def test_ratings_and_reasons_are_shown_where_runs_are(data: Path, server: FakeSe
     contents = collect([x, y])
     [table] = contents.overview["tables"]
     assert [row[0] for row in table["judged"][0]["rows"][1:]] in ([x.name, y.name], [y.name, x.name])
-    told = json.loads(gzip.decompress(base64.b64decode(contents.blocks["t0-run0"])))
+    told = unpack(contents.blocks["t0-run0"])
     assert [one["runs"] for one in told[0]["judgements"]] == [[x.name, y.name], [y.name, x.name]]
     assert all(one["text"].startswith("因为") for one in told[0]["judgements"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import re
@@ -30,6 +29,7 @@ from qilin_rag.reports.contents import (
 from qilin_rag.reports.html import as_html, as_json_block
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.overview import directories_of, metrics_of
+from qilin_rag.reports.packing import unpack
 from tests.conftest import Cli, write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def unpacked(block: str) -> Any:
-    return json.loads(gzip.decompress(base64.b64decode(block)))
+    return unpack(block)
 
 
 def do(data: Path, *overrides: str, **flags: object) -> RunDirectory:
@@ -116,7 +116,8 @@ def test_blocks_hold_every_prompt_answer_and_note_word_for_word(runs: list[Path]
         samples, _ = RunDirectory(path).read_samples()
         answers = unpacked(contents.blocks[f"t0-run{number}"])
         for place, sample in enumerate(samples.values()):
-            shown = part["questions"][place]["runs"][number]
+            question = part["questions"][place]
+            shown = question["requests"][question["runs"][number]]
             messages = [
                 {"role": role, "content": "\n".join(part["lines"][at] for at in lines)}
                 for role, lines in shown["messages"]
@@ -157,7 +158,7 @@ def test_a_question_served_alone_is_what_its_blocks_hold(runs: list[Path]) -> No
             title, lines = part["notes"][note]
             assert shown == {"title": title, "text": "\n".join(part["lines"][at] for at in lines), "name": None}
         for number, one in zip(chosen, alone["runs"], strict=True):
-            sent = packed["runs"][number]
+            sent = packed["requests"][packed["runs"][number]]
             assert one["hits"] == sent["hits"]
             assert one["told"] == unpacked(contents.blocks[f"t0-run{number}"])[place]
             assert one["messages"] == [

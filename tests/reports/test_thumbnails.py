@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import re
 import time
@@ -22,6 +21,7 @@ from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports import thumbnails
 from qilin_rag.reports.contents import Contents, collect
 from qilin_rag.reports.html import as_html, images_folder, write_report
+from qilin_rag.reports.packing import unpack
 from qilin_rag.reports.thumbnails import (
     LONGEST_SIDE,
     MOST_IMAGE_BYTES,
@@ -175,7 +175,7 @@ def check_copy(content: bytes) -> None:
 
 
 def part_of(contents: Contents, number: int = 0) -> Any:
-    return json.loads(gzip.decompress(base64.b64decode(contents.blocks[f"t0-part{number}"])))
+    return unpack(contents.blocks[f"t0-part{number}"])
 
 
 def policy_of(page: str) -> dict[str, list[str]]:

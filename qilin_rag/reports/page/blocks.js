@@ -33,7 +33,29 @@ async function unpack(name) {
   if (typeof DecompressionStream === "undefined") throw new Error(say("the browser is older than 2023"));
   const bytes = Uint8Array.from(atob(packed ?? ""), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
+  return JSON.parse(decoded(new Uint8Array(await new Response(stream).arrayBuffer())));
+}
+
+/**
+ * The text of a block: a line of its characters, then for each character of the text its place in that line, in one
+ * byte or two. Without characters, the rest is UTF-8.
+ * @param {Uint8Array} bytes
+ */
+function decoded(bytes) {
+  const end = bytes.indexOf(10);
+  const [line, codes] = [bytes.subarray(0, end), bytes.subarray(end + 1)];
+  const alphabet = Array.from(new TextDecoder("utf-8", { ignoreBOM: true }).decode(line));
+  if (!alphabet.length) return new TextDecoder().decode(codes);
+  const first = 256 - Math.ceil(Math.max(0, alphabet.length - 256) / 255); // the least byte that begins two
+  const units = new Uint16Array(2 * codes.length);
+  let n = 0;
+  for (let at = 0; at < codes.length; ) {
+    const code = codes[at++];
+    const character = alphabet[code < first ? code : first + 256 * (code - first) + codes[at++]];
+    units[n++] = character.charCodeAt(0);
+    if (character.length > 1) units[n++] = character.charCodeAt(1);
+  }
+  return new TextDecoder("utf-16", { ignoreBOM: true }).decode(units.subarray(0, n));
 }
 
 /** @type {Source} */
@@ -49,12 +71,12 @@ export const blocks = {
     const size = index.questions_per_block ?? 1;
     const [part, ...told] = await Promise.all(
       [`part${Math.floor(place / size)}`, ...runs.map((run) => `run${run}`)].map((name) => openBlock(`t${t}-${name}`)));
-    const { references, reference_notes, runs: asked, images_left_out } = part.questions[place % size];
+    const { references, reference_notes, requests, runs: asked, images_left_out } = part.questions[place % size];
     const text = (/** @type {number[]} */ lines) => lines.map((line) => part.lines[line]).join("\n");
     /** @type {Set<number>} */
     const wanted = new Set(reference_notes);
     const ofRuns = runs.map((run, at) => {
-      const { hits, messages } = asked[run];
+      const { hits, messages } = requests[asked[run]];
       for (const [note] of hits) wanted.add(note);
       return {
         hits,
