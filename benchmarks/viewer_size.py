@@ -145,9 +145,10 @@ def _manifest(number: int, n_questions: int, retriever: str, llm: str) -> Manife
 class Server:
     """The view of a folder of runs, in a process of its own."""
 
-    def __init__(self, runs_dir: Path) -> None:
+    def __init__(self, runs_dir: Path, cache: Path) -> None:
+        environment = {**os.environ, "QILIN_RAG_CACHE": str(cache)}
         command = [sys.executable, "-m", "qilin_rag", "view", "--runs-dir", str(runs_dir), "--port", "0", "--quiet"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None
         address = urlsplit(self._process.stdout.readline().strip())
         self._root = f"{address.scheme}://{address.netloc}"
@@ -199,9 +200,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--questions", type=int, default=3_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryDirectory() as cache:
         paths = write_runs(Path(temporary), options.runs, options.questions)
-        server = Server(Path(temporary))
+        server = Server(Path(temporary), Path(cache))
         try:
             print(f"{options.runs} runs x {options.questions:,} questions; {server.peak_mb:.0f} MB when started")
             report(server, "list of runs", lambda: server.ask("/api/runs"))
@@ -213,6 +214,9 @@ def main() -> None:
             directory.write_manifest(directory.read_manifest().model_copy(update={"updated": "2026-11-03"}))
             report(server, "leaderboard, one run changed", lambda: server.ask("/api/board"))
             print(f"peak memory of the server {server.peak_mb:.0f} MB")
+            server.stop()
+            server = Server(Path(temporary), Path(cache))
+            report(server, "leaderboard, started again", lambda: server.ask("/api/board"))
         finally:
             server.stop()
 

@@ -19,7 +19,7 @@ from qilin_rag.core.figure_store import current_store, figure_key
 R = TypeVar("R")
 
 
-class Form(NamedTuple, Generic[R]):
+class PackedForm(NamedTuple, Generic[R]):
     """The form of results on disk: the name of their function, and how a result becomes bytes and comes back."""
 
     name: str
@@ -42,7 +42,7 @@ class Memo(Generic[R]):
         True
     """
 
-    def __init__(self, most: int, form: Form[R] | None = None) -> None:
+    def __init__(self, most: int, form: PackedForm[R] | None = None) -> None:
         self._most, self._form, self._lock = most, form, threading.Lock()
         self._results: OrderedDict[bytes, R] = OrderedDict()
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.core.arrays import array_bytes, array_of
-from qilin_rag.core.memo import Form, Memo
+from qilin_rag.core.memo import Memo, PackedForm
 from qilin_rag.core.text import query_key
 
 ALPHA = 0.05
@@ -83,8 +83,8 @@ def _test_of(packed: bytes) -> PairedTest:
     return PairedTest(p, Interval(*interval) if interval else None, no_interval)
 
 
-_TESTS = Memo(20_000, Form("paired test", lambda test: json.dumps(test).encode(), _test_of))
-_FAMILIES = Memo(500, Form("family", array_bytes, array_of))
+_TESTS = Memo(20_000, PackedForm("paired test", lambda test: json.dumps(test).encode(), _test_of))
+_FAMILIES = Memo(500, PackedForm("family", array_bytes, array_of))
 
 
 def clusters_by(labels: Sequence[Hashable]) -> Clusters:
