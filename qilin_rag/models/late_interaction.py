@@ -28,7 +28,6 @@ from qilin_rag.models.pretrained import (
     within_gpu_memory,
 )
 from qilin_rag.models.sentence_encoder import (
-    LONGEST_BELIEVED,
     TOKENS_CPU,
     TOKENS_GPU,
     Task,
@@ -36,6 +35,7 @@ from qilin_rag.models.sentence_encoder import (
     input_modules,
     readable,
 )
+from qilin_rag.models.tokens import LONGEST_BELIEVED
 
 if TYPE_CHECKING:
     import torch

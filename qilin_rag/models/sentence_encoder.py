@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from qilin_rag.models.pretrained import (
     why_not_loaded,
     within_gpu_memory,
 )
+from qilin_rag.models.tokens import longest_text, tokenize
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -47,7 +48,6 @@ MAX_CHARS_PER_TOKEN = 64  # longer text is cut before tokenizing, which takes se
 TOKENS_CPU = 4096  # per batch: activations fit the CPU caches, and malloc keeps their memory
 TOKENS_GPU = 65536
 _STATIC_TEXTS = 1024  # per batch, for a model that looks vectors up
-LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 
 
 def load_encoder(
@@ -232,33 +232,6 @@ def _encode_distinct(
     return run_batches(encoder, len(texts), made, tokenized.prepare, run, "encoding texts")
 
 
-class TokenizedTexts(NamedTuple):
-    """The length of each text in tokens, and a function that returns a batch of some texts as the model reads it."""
-
-    lengths: npt.NDArray[np.int64]
-    prepare: Callable[[npt.NDArray[np.int64]], dict[str, Any]]
-
-
-def tokenize(encoder: BaseModel, inputs: Sequence[Any], prefix: str, task: Task) -> TokenizedTexts:
-    """Tokenize texts once, for a model whose first module is a transformer."""
-    unpadded = {"text": {"padding": False}, "common": {"return_tensors": None}}
-    features = encoder.preprocess(inputs, prompt=prefix, task=task, processing_kwargs=unpadded)
-    columns = {name: values for name, values in features.items() if isinstance(values, list)}
-    common = {name: value for name, value in features.items() if name not in columns}
-    lengths = np.array([len(ids) for ids in columns["input_ids"]])
-
-    def prepare(rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-        longest = int(lengths[rows].max())
-        padded = encoder.tokenizer.pad(
-            {name: [_widened(name, values[i], longest) for i in rows] for name, values in columns.items()},
-            padding_side="right",  # gives a token the same position in any batch
-            return_tensors="pt",
-        )
-        return {**common, **padded}
-
-    return TokenizedTexts(lengths, prepare)
-
-
 def embed(encoder: SentenceTransformer, features: Any, task: Task, normalize: bool, precision: Precision) -> Vectors:
     """Return the vectors of a batch that sentence-transformers has preprocessed, as its own `encode` makes them."""
     import torch
@@ -288,11 +261,6 @@ def as_text(encoder: BaseModel, text: str) -> Any:
         if isinstance(token, str) and len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return {"text": text}
-
-
-def _widened(name: str, values: list[int], n: int) -> list[int]:
-    """Return the values of a column that `pad` of transformers passes over, with zeros up to `n`."""
-    return values + [0] * (n - len(values)) if name == "mm_token_type_ids" else values
 
 
 def readable(encoder: BaseModel, text: str, n_tokens: int = 0) -> str:
@@ -405,12 +373,6 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
             module.max_seq_length = max_length
         except AttributeError as error:
             raise UsageError(f"max_length {max_length}: model {name!r} has no such limit; leave it out") from error
-
-
-def longest_text(encoder: BaseModel) -> int | None:
-    """Return the most tokens that a model reads; None if there is no limit."""
-    longest = encoder.max_seq_length
-    return int(longest) if longest and longest < LONGEST_BELIEVED else None
 
 
 def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:

@@ -23,13 +23,12 @@ from qilin_rag.models.sentence_encoder import (
     Task,
     as_text,
     complete_inputs,
-    longest_text,
     not_finite,
     readable,
     reads_pairs,
     route_modules,
-    tokenize,
 )
+from qilin_rag.models.tokens import longest_text, tokenize
 
 if TYPE_CHECKING:
     from sentence_transformers import SparseEncoder
