@@ -5,6 +5,7 @@ Each use is only here, with the version it was last checked in, and has a test t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,11 @@ def without_autocast(model: torch.nn.Module) -> Iterator[None]:
             model.forward = in_training
 
 
-class NoModelCardMixin:
-    """Mixin for a sentence-transformers trainer (6.2): no model card, and an error if the best model can't load.
+class SentenceTrainerMixin:
+    """Mixin for a sentence-transformers trainer (6.2): no model card, forked workers, an error without the best model.
 
-    Their `_load_best_model` only logs the error and continues.
+    Their `_load_best_model` only logs the error and continues. Their loaders ignore
+    `dataloader_multiprocessing_context`.
     """
 
     state: Any
@@ -53,8 +55,21 @@ class NoModelCardMixin:
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Do nothing: the callback would treat examples as texts and query the hub."""
 
+    def get_train_dataloader(self) -> Any:
+        """Return the loader, with workers that share the memory of this process."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        if loader.num_workers:
+            loader.multiprocessing_context = "fork"
+            loader.worker_init_fn = _tokenize_in_one_thread
+        return loader
+
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
+
+
+def _tokenize_in_one_thread(worker: int) -> None:
+    """Tell tokenizers, which warn in a forked process else, that this worker has no threads."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def route_of(router: Any, task: str, modality: str = "text") -> str:

@@ -16,8 +16,9 @@ from torch import Tensor, distributed
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING
 from qilin_rag.data.requests import Requests
-from qilin_rag.models.hf_compat import NoModelCardMixin
+from qilin_rag.models.hf_compat import SentenceTrainerMixin
 from qilin_rag.models.sentence_encoder import Task, readable
+from qilin_rag.models.tokens import batch_tokens
 from qilin_rag.rankers.examples import ClickedNotes, Contrasts
 from qilin_rag.rankers.passages import note_texts
 
@@ -63,7 +64,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
         """Tokenize queries or documents, and say which they are: a model may have a route for each."""
         encoder = self._encoder
         read = [readable(encoder, text) for text in texts]
-        tokens = encoder.preprocess(read, prompt=encoder.prompts[kind], task=kind)
+        tokens = batch_tokens(encoder, read, prompt=encoder.prompts[kind], task=kind)
         return {f"{kind}_{name}": values for name, values in {**tokens, "task": kind}.items()}
 
 
@@ -118,5 +119,5 @@ def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
     return out.scatter(1, target[:, None], False)
 
 
-class ClickTrainer(NoModelCardMixin, SentenceTransformerTrainer):  # type: ignore[misc]
+class ClickTrainer(SentenceTrainerMixin, SentenceTransformerTrainer):  # type: ignore[misc]
     """The trainer of the bi-encoder."""

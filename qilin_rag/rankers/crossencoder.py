@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,9 +15,10 @@ from qilin_rag.core.text import visible
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.models.hf_compat import NoModelCardMixin
+from qilin_rag.models.batches import ahead
 from qilin_rag.models.pretrained import check_all_loaded, fetch_model, longest_input, quiet_loading, why_not_loaded
 from qilin_rag.models.sentence_encoder import MAX_CHARS_PER_TOKEN
+from qilin_rag.models.tokens import batch_tokens
 from qilin_rag.rankers.passages import distinct_notes, matching_part, note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 
@@ -60,32 +62,30 @@ class CrossEncoder(TrainedRanker):
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
         """Load the pretrained encoder with a head, and make an example for each pair; texts are looked up by batch."""
-        from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+        import torch
+        from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
         from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
-        from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-        class StrictTrainer(NoModelCardMixin, CrossEncoderTrainer):  # type: ignore[misc]
-            """The trainer, without a model card."""
+        from qilin_rag.rankers.pair_loss import PairLoss, PairTrainer
 
         class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]
-            """Looks up the texts of a batch."""
+            """Looks up and tokenizes a batch."""
 
             def __call__(collator, features: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N805
                 queries = [train.queries[row["request"]] for row in features]
                 pairs = self._pairs(encoder, queries, np.array([row["note"] for row in features]), catalogue)
-                labels = (row["label"] for row in features)
-                rows = [{"query": q, "text": t, "label": y} for (q, t), y in zip(pairs, labels, strict=True)]
-                return super().__call__(rows)  # type: ignore[no-any-return]
+                labels = torch.tensor([row["label"] for row in features])
+                return {**batch_tokens(encoder, pairs), "label": labels}
 
         encoder = self._load(fetch_model(self.model), self.model, is_new=True)
         return Recipe(
-            StrictTrainer,
+            PairTrainer,
             CrossEncoderTrainingArguments,
             encoder,
             encoder,
             self._examples(train),
             [{"params": [parameter for parameter in encoder.parameters() if parameter.requires_grad]}],
-            given={"loss": BinaryCrossEntropyLoss(encoder), "data_collator": Pairs(encoder.preprocess)},
+            given={"loss": PairLoss(encoder), "data_collator": Pairs(encoder.preprocess)},
             # All are used; torch would search for unused ones in an output that it can't read, and take all for unused.
             more_arguments={"ddp_find_unused_parameters": False},
         )
@@ -126,19 +126,21 @@ class CrossEncoder(TrainedRanker):
     def _logits(
         self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, advance: Advance
     ) -> Floats:
-        """Return the logit of each query with its note, in batches of similar length."""
+        """Return the logit of each query with its note, in batches of similar length; a thread tokenizes the next."""
         import torch
+        from sentence_transformers.util import batch_to_device
 
         pairs = self._pairs(encoder, queries, note_idxs, catalogue)
-        order = np.argsort([len(query) + len(text) for query, text in pairs], kind="stable")
+        lengths = np.array([len(query) + len(text) for query, text in pairs])
+        order = np.argsort(lengths, kind="stable")
+        parts = (order[start : start + self.score_batch_size] for start in range(0, len(order), self.score_batch_size))
+        batches = (rows[np.argsort(-lengths[rows])] for rows in parts)  # as CrossEncoder.predict has them
         logits: Floats = np.empty(len(pairs), np.float32)
-        for start in range(0, len(order), self.score_batch_size):
-            rows = order[start : start + self.score_batch_size]
-            batch = [pairs[row] for row in rows]
-            logits[rows] = encoder.predict(
-                batch, batch_size=len(batch), show_progress_bar=False, activation_fn=torch.nn.Identity()
-            )
-            advance(len(rows))
+        with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
+            for rows, tokens in ahead(pool, lambda rows: batch_tokens(encoder, [pairs[i] for i in rows]), batches, 2):
+                scores = encoder(batch_to_device(tokens, encoder.device))["scores"]
+                logits[rows] = scores.float().squeeze(-1).cpu().numpy()
+                advance(len(rows))
         return logits
 
     def _pairs(

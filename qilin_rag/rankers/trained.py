@@ -68,7 +68,7 @@ class TrainedRanker(Ranker):
     evaluations. The best model is kept.
     """
 
-    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
+    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log", "workers"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     pretrained: ClassVar[frozenset[str]] = frozenset()
     """Settings that name a model to start training from; they are identified by its content, not its path."""
@@ -85,6 +85,9 @@ class TrainedRanker(Ranker):
     """The number of candidates that are scored at a time."""
     log: Literal["jsonl", "tensorboard"] = "jsonl"
     """The training log: jsonl (`log.jsonl`), or tensorboard as well."""
+
+    workers: NonNegativeInt = 0
+    """The number of processes that read and tokenize ahead in training. A GPU waits for a process that does both."""
 
     optimizer: Literal["lamb", "adamw"] = "lamb"
     """lamb (You et al. 2020) or adamw, both with betas .9 and .999."""

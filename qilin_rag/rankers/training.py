@@ -207,6 +207,10 @@ def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> Trai
         is_bf16 = not is_cpu and has_native_bf16(torch.device("cuda"))
     else:
         is_bf16 = ranker.precision == "bf16"
+    read_ahead = {
+        "dataloader_num_workers": ranker.workers,
+        "dataloader_multiprocessing_context": "fork" if ranker.workers else None,
+    }
     arguments = recipe.arguments(
         output_dir=str(out / CHECKPOINTS),
         max_steps=n_steps,
@@ -232,7 +236,7 @@ def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> Trai
         report_to="none",
         disable_tqdm=True,
         seed=ranker.seed,
-        **recipe.more_arguments,
+        **read_ahead | recipe.more_arguments,
     )
     use_one_gpu(arguments)
     return arguments

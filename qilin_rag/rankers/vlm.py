@@ -51,7 +51,6 @@ class VLM(TrainedRanker):
     """
 
     version: ClassVar[int] = 2
-    operational: ClassVar[frozenset[str]] = TrainedRanker.operational | {"workers"}
     pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     built_on: ClassVar[frozenset[str]] = pretrained
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "peft", "pillow")
@@ -76,8 +75,6 @@ class VLM(TrainedRanker):
     """The number of candidates of the request, not clicked, beside each click."""
     without: list[Literal["image"]] = []
     """Inputs to leave out: image."""
-    workers: NonNegativeInt = 0
-    """The number of processes that read ahead in training."""
 
     optimizer: Literal["lamb", "adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
@@ -111,11 +108,7 @@ class VLM(TrainedRanker):
             train_dataset=rows.tolist(),
             parameters=[{"params": trained}],
             given={"data_collator": partial(_collate, prompts, train)},
-            more_arguments={
-                "remove_unused_columns": False,
-                "dataloader_num_workers": self.workers,
-                "dataloader_multiprocessing_context": "fork" if self.workers else None,
-            },
+            more_arguments={"remove_unused_columns": False},
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:

@@ -71,7 +71,7 @@ def test_trainers_of_sentence_transformers_hide_what_went_wrong(
             best_model_checkpoint, best_metric = str(tmp_path), 0.5
 
         theirs = type("Theirs", (trainer,), {"_load_from_checkpoint": broken, "__init__": lambda self: None})()
-        ours = type("Ours", (hf_compat.NoModelCardMixin, type(theirs)), {})()
+        ours = type("Ours", (hf_compat.SentenceTrainerMixin, type(theirs)), {})()
         theirs.state = ours.state = State()
         with caplog.at_level(logging.ERROR):
             theirs._load_best_model()  # once this raises, the mixin needs no method of its own

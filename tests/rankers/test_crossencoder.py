@@ -63,9 +63,10 @@ def take_steps(recipe: Any, n_steps: int) -> float:
     """Steps on the first 16 examples by the recipe's own loss, collator and parameters; the loss before the last."""
     optimizer = torch.optim.AdamW(recipe.parameters, lr=1e-3)
     batch = recipe.given["data_collator"]([recipe.train_dataset[i] for i in range(16)])
+    labels = batch.pop("label")
     for _ in range(n_steps):
         optimizer.zero_grad()
-        loss = recipe.given["loss"]([batch["query"], batch["text"]], batch["label"])
+        loss = recipe.given["loss"](batch, labels)
         loss.backward()
         optimizer.step()
     return float(loss.detach())
@@ -117,8 +118,8 @@ def test_only_the_note_is_cut(catalogue: Catalogue, bert: Path) -> None:
         query = "".join(characters[:n_query])
         recipe = ranker.recipe(replace(train, queries=[query] * len(train)), catalogue)
         pair = recipe.given["data_collator"]([{"request": 0, "note": catalogue.notes.note_idxs[0], "label": 0.0}])
-        assert pair["text"] == [text]
-        ids = recipe.fitted.preprocess([(pair["query"][0], text)])["input_ids"][0].tolist()
+        ids = pair["input_ids"][0].tolist()
+        assert ids == recipe.fitted.preprocess([(query[:n_kept], text)])["input_ids"][0].tolist()
         separator = recipe.fitted.tokenizer.sep_token_id
         assert (len(ids), ids.index(separator), ids[-1]) == (32, 1 + n_kept, separator)
 
@@ -133,10 +134,12 @@ def test_of_a_long_note_the_part_nearest_to_the_query_may_be_read(catalogue: Cat
     ranker = CrossEncoder(model=str(bert), **SETTINGS | {"passage_chars": 20})
     recipe = ranker.recipe(requests_on(catalogue), catalogue)
     row = recipe.train_dataset[0]
-    [text] = recipe.given["data_collator"]([row])["text"]
     [read] = catalogue.notes.get([row["note"]])
-    assert text == matching_part(read, requests_on(catalogue).queries[row["request"]], 20)
+    query = requests_on(catalogue).queries[row["request"]]
+    text = matching_part(read, query, 20)
     assert len(text) < len(read.text)
+    ids = recipe.given["data_collator"]([row])["input_ids"]
+    assert torch.equal(ids, recipe.fitted.preprocess([(query, text)])["input_ids"])
 
 
 def test_overfits_one_batch(catalogue: Catalogue, bert: Path) -> None:
@@ -226,11 +229,12 @@ def test_scores_are_of_the_pair_alone(catalogue: Catalogue, trained: Path) -> No
 def test_killed_and_resumed_is_as_if_it_had_not_been(
     catalogue: Catalogue, bert: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """With the dropout of the model."""
+    """With the dropout of the model, and with batches of other processes until then."""
     ranker = CrossEncoder(model=str(bert), **SETTINGS, max_steps=30, evaluate_every=10, log_every=1, patience=99)
     requests = requests_on(catalogue), requests_on(catalogue, 20, 5)
+    ahead = ranker.model_copy(update={"workers": 2})
     with watched_by(KillAt(14)), pytest.raises(Killed):
-        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+        train_ranker(ahead, *requests, catalogue, tmp_path / "out")
     train_ranker(ranker, *requests, catalogue, tmp_path / "out")
     assert log_of(tmp_path / "out") == log_of(trained)
     for name, values in model_of(trained).items():

@@ -40,9 +40,9 @@ def be_late() -> None:
     """Load the best model when the first process may have cleared up."""
     from transformers import Trainer
 
-    from qilin_rag.models.hf_compat import NoModelCardMixin
+    from qilin_rag.models.hf_compat import SentenceTrainerMixin
 
-    for trainer in (NoModelCardMixin, Trainer):
+    for trainer in (SentenceTrainerMixin, Trainer):
         load = trainer._load_best_model
 
         def load_late(self: Any, load: Callable[[Any], None] = load) -> None:
