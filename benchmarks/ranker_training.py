@@ -40,6 +40,7 @@ from qilin_rag.synth import resolve_world, synthesize  # noqa: E402
 
 COUNTS = {"notes": 6000, "searches": 4000, "recommendations": 3000, "dqa": 10, "users": 500}
 TINY_COUNTS = {"notes": 400, "searches": 80, "recommendations": 80, "dqa": 10, "users": 50}
+TINY_BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -153,7 +154,7 @@ def main() -> None:
     print(f"peak in bf16: {f'{peak:g} TFLOP/s' if peak else 'not known, so no utilisation'}\n")
     print("| training | samples a step | samples/s | TFLOP a step | TFLOP/s | utilisation |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        data = write_data(Path(folder) / "data", options.tiny)
+        data = write_data(Path(folder) / "data", TINY_COUNTS if options.tiny else COUNTS)
         for name in options.only or sorted(path.stem for path in (ROOT / "configs" / "rankers").glob("*.yaml")):
             task = name.rpartition("_")[2]
             if task not in ("search", "recommendation"):
@@ -184,11 +185,11 @@ def row_of(name: str, found: Measured, peak: float | None) -> str:
     return f"| {name} | {found.samples_per_step} | {speed:,.1f} | {tflops:.3g} | {rate:.3g} | {share} |"
 
 
-def write_data(out: Path, tiny: bool) -> Path:
+def write_data(out: Path, counts: dict[str, int]) -> Path:
     """A synthetic Qilin of long notes with large covers."""
     from PIL import Image
 
-    synthesize(resolve_world(TINY_COUNTS if tiny else COUNTS, 0, overrides=["median_tokens=550"]), out, True)
+    synthesize(resolve_world(counts, 0, overrides=["median_tokens=550"]), out, True)
     noise = np.random.default_rng(0).integers(0, 255, (75, 100, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((900, 1200), Image.Resampling.BICUBIC).save(out / "cover.jpg")
     for path in (out / "image").rglob("*.png"):
@@ -210,7 +211,7 @@ def measure(name: str, task: TaskName, data: Path, folder: Path, options: argpar
     if kind == "vlm":
         settings["model"] = str(qwen2_vl(folder, "tiny" if options.tiny else options.vlm))
     else:
-        settings["encoder" if kind == "dcn-v2" else "model"] = str(bert(folder, options.tiny))
+        settings["encoder" if kind == "dcn-v2" else "model"] = str(bert(folder, TINY_BERT if options.tiny else {}))
     if kind != "dcn-v2":
         settings["gradient_checkpointing"] = options.checkpointing
     ranker = RANKERS.create(kind, settings)
@@ -226,8 +227,8 @@ def measure(name: str, task: TaskName, data: Path, folder: Path, options: argpar
     return Measured(n_samples, clock.seconds / n_timed, clock.counter.get_total_flops())
 
 
-def bert(folder: Path, tiny: bool) -> Path:
-    """The shape of bert-base-chinese."""
+def bert(folder: Path, smaller: dict[str, int]) -> Path:
+    """The shape of bert-base-chinese, or one that is smaller."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -237,9 +238,8 @@ def bert(folder: Path, tiny: bool) -> Path:
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         words = [*special, *map(chr, [*range(33, 127), *range(0x3000, 0x3040), *range(0x4E00, 0x9FA6)])]
         (out / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-        shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
         torch.manual_seed(0)
-        BertModel(BertConfig(vocab_size=21_128, **(shape if tiny else {}))).save_pretrained(out)
+        BertModel(BertConfig(vocab_size=21_128, **smaller)).save_pretrained(out)
         BertTokenizer(str(out / "vocab.txt")).save_pretrained(out)
     return out
 
