@@ -45,7 +45,8 @@ LOOKS_ALIKE: dict[str, str] = (
     | {"―": "—", "〜": "～", "∶": ":", "⼾": "户"}
 )
 """Characters that look alike, each with the code point that replaces it."""
-_LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
+_LOOKS_ALIKE = re.compile(f"[{re.escape(''.join(LOOKS_ALIKE))}]")
+_ANY_TAG = re.compile(f"[{_TAGS}{_TAG_ENDS}]")
 _MAY_CHANGE = re.compile(
     f"[\r\x85\u2028\u2029\u200d{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}{re.escape(''.join(LOOKS_ALIKE))}]"
 )
@@ -74,6 +75,7 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_LONG = 64  # characters, from which on a look-up table is faster
 _LONGEST_LABEL = 40  # characters of a path; fits a hub's owner and name
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
@@ -129,9 +131,12 @@ def visible(text: str) -> str:
     """
     if _MAY_CHANGE.search(text):
         text = _IGNORED.sub("", text)
-        text = _LONE_JOINER.sub("", text)
-        text = _LONE_TAG.sub(r"\1", text)
-        text = _LINE_END.sub("\n", text).translate(_LOOKS_ALIKE)
+        if "\u200d" in text:
+            text = _LONE_JOINER.sub("", text)
+        if _ANY_TAG.search(text):
+            text = _LONE_TAG.sub(r"\1", text)
+        text = _LINE_END.sub("\n", text)
+        text = _LOOKS_ALIKE.sub(lambda found: LOOKS_ALIKE[found[0]], text)
     return unicodedata.normalize("NFC", text)
 
 
@@ -144,11 +149,22 @@ def normalise(text: str) -> str:
     >>> normalise("ＳＰＦ５０\u200b＋")
     'spf50+'
     """
+    if len(text) < _LONG:
+        return _normalise(text)
+    from qilin_rag.core.common_characters import normalise_common
+
+    text = text.replace("\ufe0f", "").replace("…", "...")  # they often make a text uncommon, and no neighbour matters
+    common = normalise_common(text, _normalise)
+    return _normalise(text) if common is None else common
+
+
+def _normalise(text: str) -> str:
+    """Normalise a text of any characters."""
     return _folded(visible(text))
 
 
 def _folded(text: str) -> str:
-    """Fold a text as a reader sees it (`normalise`)."""
+    """Fold a text as a reader sees it."""
     if text.isascii():
         return text.lower()
     if _MAY_BE_APART.search(text):
@@ -156,8 +172,10 @@ def _folded(text: str) -> str:
             text = place.sub(sign, text)
     for char in set(_COMPATIBLE.findall(text)):  # else NFKC is slow
         text = text.replace(char, unicodedata.normalize("NFKC", char))
-    while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
-        text = folded
+    folded = ""
+    while text != folded:  # to fold what is folded changes nothing
+        folded = text.casefold()
+        text = unicodedata.normalize("NFKC", folded)
     return text
 
 

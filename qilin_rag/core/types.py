@@ -109,8 +109,13 @@ class Note(Frozen):
 
     @property
     def text(self) -> str:
-        """Return the text that retrievers index: title, a space, content, joined as in the paper."""
-        return f"{self.title} {self.content}"
+        """Return the text that retrievers index (`note_text`)."""
+        return note_text(self.title, self.content)
+
+
+def note_text(title: str, content: str) -> str:
+    """Return the text of a note that retrievers index: title, a space, content, joined as in the paper."""
+    return f"{title} {content}"
 
 
 class Question(Frozen):
