@@ -7,9 +7,9 @@ text without invisible characters, because Lucene has its own rules for case and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import regex
 
@@ -29,16 +29,32 @@ _MAX_TOKEN_CHARS = 255  # StandardTokenizer cuts longer words into pieces
 _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
 
 
-def word_terms(text: str) -> list[str]:
-    """Return jieba's words that hold at least one letter or digit, normalised."""
+class TermSplitter(NamedTuple):
+    """An analyzer in two steps, so that a piece that occurs often is judged only once.
+
+    Attributes:
+        split: Splits a text into pieces without U+0000.
+        is_term: Returns whether a piece is a term; an empty piece is none.
+    """
+
+    split: Callable[[str], Iterable[str]]
+    is_term: Callable[[str], bool]
+
+    def __call__(self, text: str) -> list[str]:
+        """Return the terms of a text, in their order."""
+        return list(filter(self.is_term, self.split(text)))
+
+
+def _words(text: str) -> list[str]:
     import rjieba
 
-    return [word for word in rjieba.cut(normalise(text)) if word.isalnum() or any(map(str.isalnum, word))]
+    cut: list[str] = rjieba.cut(normalise(text))
+    return cut
 
 
-def char_terms(text: str) -> list[str]:
-    """Return every letter and digit as its own term, normalised."""
-    return [char for char in normalise(text) if char.isalnum()]
+def _has_letter(piece: str) -> bool:
+    """Return whether at least one character is a letter or digit."""
+    return piece.isalnum() or any(map(str.isalnum, piece))
 
 
 @cache
@@ -70,7 +86,7 @@ def _lucene_token() -> regex.Pattern[str]:
     )
 
 
-def cjk_bigram_terms(text: str) -> list[str]:
+def _cjk_bigrams(text: str) -> list[str]:
     """Return the tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters, and words of other scripts.
 
     A CJK character without a neighbour stays alone. CJKWidthFilter and LowerCaseFilter are applied before the
@@ -90,11 +106,13 @@ def cjk_bigram_terms(text: str) -> list[str]:
     return terms
 
 
-_AS_IS: dict[Analyzer, Callable[[str], list[str]]] = {
-    "word": word_terms,
-    "char": char_terms,
-    "cjk-bigram": cjk_bigram_terms,
-}
+word_terms = TermSplitter(_words, _has_letter)
+"""Returns jieba's words that hold at least one letter or digit, normalised."""
+char_terms = TermSplitter(normalise, str.isalnum)
+"""Returns every letter and digit as its own term, normalised."""
+cjk_bigram_terms = TermSplitter(_cjk_bigrams, bool)
+"""Returns the tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters, and words of other scripts."""
+_AS_IS: dict[Analyzer, TermSplitter] = {"word": word_terms, "char": char_terms, "cjk-bigram": cjk_bigram_terms}
 
 
 def analyzer_key(name: Analyzer, simplified: bool) -> str:
@@ -102,11 +120,11 @@ def analyzer_key(name: Analyzer, simplified: bool) -> str:
     return f"{name}, simplified" if simplified else name
 
 
-def _of_simplified(terms: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
-    return lambda text: terms(simplify(text))
+def _of_simplified(terms: TermSplitter) -> TermSplitter:
+    return terms._replace(split=lambda text: terms.split(simplify(text)))
 
 
-ANALYZERS: dict[str, Callable[[str], list[str]]] = {
+ANALYZERS: dict[str, TermSplitter] = {
     analyzer_key(name, is_simplified): _of_simplified(terms) if is_simplified else terms
     for name, terms in _AS_IS.items()
     for is_simplified in (False, True)

@@ -7,9 +7,7 @@ writes after nobody waits for it is not part of a build.
 from __future__ import annotations
 
 import secrets
-from array import array
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,14 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qilin_rag.core.processes import in_processes
-from qilin_rag.core.types import Note
+from qilin_rag.core.types import note_text
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
 from qilin_rag.retrievers.resumable import TEMPORARY, is_whole, kept_part
 
 SHARD_NOTES = 16384  # a row within a shard fits 16 bits
+_BLOCK_NOTES = 1024  # whose pieces are in memory at once
 
 
 class IndexShard(NamedTuple):
@@ -75,24 +75,40 @@ def read_shard(path: Path) -> IndexShard:
 
 def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> IndexShard:
     """Make the shard of these notes, at most `SHARD_NOTES`."""
-    analyze = ANALYZERS[analyzer]
-    ids: defaultdict[str, int] = defaultdict()
-    ids.default_factory = ids.__len__
-    found = array("i")
-    lengths = np.zeros(len(texts), np.int32)
-    for row, (title, content) in enumerate(zip(*(column.to_pylist() for column in texts.columns), strict=True)):
-        terms = analyze(Note(note_idx=row, title=title, content=content).text)
-        found.extend(map(ids.__getitem__, terms))
-        lengths[row] = len(terms)
-    ordered = sorted(ids)  # in the order of their UTF-8
-    places = np.empty(len(ids), np.int64)
-    places[np.fromiter(map(ids.__getitem__, ordered), np.int64, len(ids))] = np.arange(len(ids))
-    rows = np.repeat(np.arange(len(texts)), lengths)
-    pairs = places[np.frombuffer(found, np.int32)] * SHARD_NOTES + rows if len(found) else np.zeros(0, np.int64)
-    pairs, counts = np.unique(pairs, return_counts=True)
-    indptr = np.searchsorted(pairs, np.arange(len(ids) + 1) * SHARD_NOTES).astype(np.int32)
-    counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
-    return IndexShard(pa.array(ordered, pa.string()), indptr, (pairs % SHARD_NOTES).astype(np.uint16), counts, lengths)
+    split, is_term = ANALYZERS[analyzer]
+    blocks = [_split(texts.slice(start, _BLOCK_NOTES), split) for start in range(0, len(texts), _BLOCK_NOTES)]
+    pieces = pa.chunked_array([block.pieces for block in blocks]).unify_dictionaries().combine_chunks()
+    n_pieces = np.concatenate([block.n_pieces for block in blocks])
+    order = pc.sort_indices(pieces.dictionary)  # by their UTF-8
+    ordered = pieces.dictionary.take(order)
+    are_terms = np.fromiter(map(is_term, ordered.to_pylist()), np.bool_, len(ordered))
+    terms = ordered.filter(pa.array(are_terms)).cast(pa.string())
+    is_term_of = np.empty(len(order), np.bool_)
+    is_term_of[order] = are_terms
+    first_pairs = np.empty(len(order), np.min_scalar_type(len(terms) * SHARD_NOTES))  # sorting fewer bits is faster
+    first_pairs[order] = (np.cumsum(are_terms) - 1) * SHARD_NOTES
+    numbers = pieces.indices.to_numpy()
+    kept = is_term_of[numbers]
+    rows = np.repeat(np.arange(len(texts), dtype=np.uint16), n_pieces)[kept]
+    pairs, counts = np.unique(first_pairs[numbers[kept]] + rows, return_counts=True)
+    indptr = np.searchsorted(pairs, np.arange(len(terms) + 1) * SHARD_NOTES).astype(np.int32)
+    lengths = np.bincount(rows, minlength=len(texts)).astype(np.int32)
+    kind = np.min_scalar_type(counts.max(initial=0))
+    return IndexShard(terms, indptr, (pairs % SHARD_NOTES).astype(np.uint16), counts.astype(kind), lengths)
+
+
+class _Pieces(NamedTuple):
+    """What some notes are split into, note by note."""
+
+    pieces: pa.DictionaryArray
+    n_pieces: npt.NDArray[np.int64]
+
+
+def _split(texts: pa.RecordBatch, split: Callable[[str], Iterable[str]]) -> _Pieces:
+    notes = zip(*(column.to_pylist() for column in texts.columns), strict=True)
+    joined = ["\0".join(split(note_text(title, content))) for title, content in notes]
+    by_note = pc.split_pattern(pa.array(joined, pa.large_string()), "\0")
+    return _Pieces(by_note.flatten().dictionary_encode(), by_note.value_lengths().to_numpy())
 
 
 def _write(texts: pa.RecordBatch, analyzer: str, path: Path) -> None:
