@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import Component
@@ -100,30 +102,63 @@ class Retriever(Component):
         return note_retriever(self.search, notes, k, questions)
 
 
-def rank_hits(
+class BestNotes(NamedTuple):
+    """The best notes of a query in rank order.
+
+    Attributes:
+        note_idxs: Shape (n_hits,).
+        scores: Shape (n_hits,).
+        left_out: The number of notes that tie with the last one but were left out by the hash.
+    """
+
+    note_idxs: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.floating]
+    left_out: int
+
+    def hits(self) -> list[Hit]:
+        """Return them as a ranking."""
+        found = zip(self.note_idxs.tolist(), self.scores.tolist(), strict=True)
+        ranked = enumerate(found, start=1)
+        fields = [{"note_idx": note_idx, "score": score, "rank": rank} for rank, (note_idx, score) in ranked]
+        return _list_of_hits().validate_python(fields)  # faster than to make one after the other
+
+
+@cache
+def _list_of_hits() -> TypeAdapter[list[Hit]]:
+    return TypeAdapter(list[Hit])
+
+
+def best_notes(
     scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, query: str, above: float = 0.0
-) -> tuple[list[Hit], int]:
-    """Rank the `k` best notes of a query by falling score; order ties by a hash of query and note (`core.ties`).
+) -> BestNotes:
+    """Choose the `k` best notes of a query, by falling score; order ties by a hash of query and note (`core.ties`).
 
     Args:
         scores: Shape (n_notes,).
         note_idxs: Shape (n_notes,), without duplicates.
-        k: The most hits to return.
+        k: The most notes to return.
         query: The text of the query.
         above: Only a note with a higher score is a hit; `-math.inf` makes every note one, as for similarities of
             vectors.
-
-    Returns:
-        The hits, and the number of notes that tie with the last hit but were left out by the hash.
     """
     matching = np.flatnonzero(scores > above)
     if len(matching) > k:
         cut = np.partition(scores[matching], -k)[-k]
         matching = matching[scores[matching] >= cut]
     best = matching[rank_order(scores[matching], note_idxs[matching], query)[:k]]
-    found = zip(note_idxs[best].tolist(), scores[best].tolist(), strict=True)
-    hits = [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(found, start=1)]
-    return hits, len(matching) - len(best)
+    return BestNotes(note_idxs[best], scores[best], len(matching) - len(best))
+
+
+def rank_hits(
+    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, query: str, above: float = 0.0
+) -> tuple[list[Hit], int]:
+    """Rank the `k` best notes of a query as hits; the arguments are those of `best_notes`.
+
+    Returns:
+        The hits, and the number of notes that tie with the last hit but were left out by the hash.
+    """
+    best = best_notes(scores, note_idxs, k, query, above)
+    return best.hits(), best.left_out
 
 
 def checked_rankings(

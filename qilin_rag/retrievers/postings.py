@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -163,31 +163,33 @@ class ScoreArrays:
 
 
 def rank_questions(
-    find: Callable[[int, Scores, bool], Candidates],
+    find: Callable[[int, Scores], Candidates],
     questions: Sequence[Question],
     notes: NoteStore,
     k: int,
     arrays: ScoreArrays,
     n_scores: int,
+    threaded: bool = False,
 ) -> list[list[Hit]]:
-    """Return the best `k` notes of each question, found by several threads if there are many notes.
+    """Return the best `k` notes of each question.
 
     Args:
-        find: Returns places and scores of notes by the number of a question, an array of zeros for scores, and whether
-            other threads search at the same time. A note that does not score above 0 is not a hit.
+        find: Returns places and scores of notes by the number of a question and an array of zeros for scores. A note
+            that does not score above 0 is not a hit.
         questions: The questions.
         notes: The notes.
         k: The most hits of a question.
         arrays: The arrays for scores.
         n_scores: The length of such an array.
+        threaded: Whether several threads search if there are many notes; `find` must let them run.
     """
-    n_threads = min(available_cores(), len(questions)) if len(notes) >= THREADED_NOTES else 1
+    n_threads = min(available_cores(), len(questions)) if threaded and len(notes) >= THREADED_NOTES else 1
 
     def rank(numbers: Sequence[int]) -> list[tuple[list[Hit], int]]:
         scores = arrays.take(n_scores)
         ranked = []
         for number in numbers:
-            places, found = find(number, scores, n_threads > 1)
+            places, found = find(number, scores)
             ranked.append(rank_hits(found, notes.note_idxs[places], k, questions[number].query))
         arrays.give_back(scores)
         return ranked
@@ -198,11 +200,15 @@ def rank_questions(
         with ThreadPoolExecutor(n_threads) as threads:
             by_thread = list(threads.map(rank, (range(i, len(questions), n_threads) for i in range(n_threads))))
         ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
-    if n_tied := sum(left_out > 0 for _, left_out in ranked):
-        logger.info(
-            "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
-        )
+    log_ties((left_out for _, left_out in ranked), k)
     return [hits for hits, _ in ranked]
+
+
+def log_ties(left_out: Iterable[int], k: int) -> None:
+    """Log how many rankings left notes out that tie with their last hit."""
+    numbers = list(left_out)
+    if n_tied := sum(number > 0 for number in numbers):
+        logger.info("%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(numbers), k)
 
 
 def available_cores() -> int:

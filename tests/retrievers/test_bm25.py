@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -23,8 +24,11 @@ from qilin_rag.data import Dataset, NoteStore, load_dataset
 from qilin_rag.data.notes import note_digest
 from qilin_rag.retrievers import postings
 from qilin_rag.retrievers.bm25 import build as bm25_build
+from qilin_rag.retrievers.bm25 import pruning
+from qilin_rag.retrievers.bm25 import retriever as bm25_retriever
 from qilin_rag.retrievers.bm25 import shards as bm25_shards
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer
+from qilin_rag.retrievers.bm25.batch import search_in_processes
 from qilin_rag.retrievers.bm25.index import FILES, BM25Index, read_index
 from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.resumable import is_whole
@@ -123,16 +127,83 @@ def test_which_of_notes_that_tie_stay_is_a_matter_of_the_hash_wherever_they_stan
         assert [hit.note_idx for hit in hits] == expected
 
 
-def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_object_searches_again_and_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = store_of(random_notes(2000))
-    questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(random_notes(50))]
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.index.BLOCK_POSTINGS", 100)
+    texts = [*random_notes(299), "没有的词"]
+    questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(texts)]
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
-    monkeypatch.setattr("qilin_rag.retrievers.postings.THREADED_NOTES", 0)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever.MANY_QUERIES", 300)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    searched: list[int] = []
+
+    def search(*given: Any) -> Any:
+        searched.append(len(given[3]))
+        return search_in_processes(*given)
+
+    monkeypatch.setattr(bm25_retriever, "search_in_processes", search)
     assert retriever.search(questions, notes, 10) == one
+    assert retriever.search(questions[1:], notes, 10) == one[1:]
+    assert searched == [300]
     assert retriever.search([], notes, 10) == []
+
+
+def test_a_process_that_searches_and_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = store_of(random_notes(50))
+    index: BM25Index = BM25(analyzer="char").open_index(notes)
+    with pytest.raises(QilinError, match="index was replaced"):
+        search_in_processes(index._replace(rows=index.rows[1:]), "char", notes.note_idxs, ["的"], 3, 1)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(QilinError, match="a process that searches ended with status 1"):
+        search_in_processes(index, "char", notes.note_idxs, ["的"], 3, 1)
+
+
+def test_an_index_that_was_not_kept_is_searched_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = store_of(random_notes(50))
+    retriever = BM25(analyzer="char")
+    retriever.open_unkept(notes)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever.MANY_QUERIES", 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(bm25_retriever, "search_in_processes", None)
+    [hits] = retriever.search([Question(id="1", query="的", references=["x"])], notes, 3)
+    assert len(hits) == 3
+
+
+@pytest.mark.parametrize("cost", [0, 1, 16])
+def test_pruning_changes_no_bit_of_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: int) -> None:
+    """Against all postings of a query, added up in single precision in the order of its terms."""
+    rng = np.random.default_rng(1)
+    rare = [f"{text}{'甲' * (i % 40 == 0)}{'乙' * (i % 300 == 0)}" for i, text in enumerate(random_notes(3000))]
+    texts = [*rare, "丙", "", "甲乙", *["甲的"] * 30]
+    bm25_build.write_index(store_of(texts), tmp_path, "char", 0.9, 0.4, 1)
+    index = read_index(tmp_path)
+    monkeypatch.setattr(pruning, "FEWEST_POSTINGS", 1)
+    monkeypatch.setattr(pruning, "_TO_TRY", min(cost, 2))
+    monkeypatch.setattr(pruning, "_LOOK_UP", cost)
+    looked_up = []
+    really = pruning._look_up_frequent
+
+    def look_up(*given: Any) -> Any:
+        looked_up.append(really(*given))
+        return looked_up[-1]
+
+    monkeypatch.setattr(pruning, "_look_up_frequent", look_up)
+    scores = np.zeros(len(texts), np.float32)
+    letters = list("的一是不了在有甲乙丙丁")
+    for k in (1, 3, 50, 5000):
+        for size in rng.integers(1, 7, 40).tolist():
+            terms = rng.choice(letters, size).tolist()
+            expected = np.zeros(len(texts), np.float32)
+            for rows, impacts in index.postings(terms):
+                np.add.at(expected, rows, impacts)
+            places, found = index.search(terms, k, scores)
+            assert not scores.any()
+            assert np.array_equal(found, expected[places])
+            assert len(set(places.tolist())) == len(places)
+            least = max(np.sort(expected)[-min(k, len(texts))], np.nextafter(np.float32(0), np.float32(1)))
+            assert set(np.flatnonzero(expected >= least).tolist()) <= set(places.tolist())
+    assert any(found is not None for found in looked_up)
+    assert any(found is None for found in looked_up)
 
 
 @pytest.fixture

@@ -15,21 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.arrays import positions_in
 from qilin_rag.retrievers import postings
-from qilin_rag.retrievers.postings import Candidates, Rows, Scores, best_sums, open_arrays
+from qilin_rag.retrievers.bm25.pruning import best_sums, sums_of
+from qilin_rag.retrievers.postings import Candidates, Rows, Scores, open_arrays
 
 # terms.npy: the UTF-8 of all terms in order; offsets.npy: the start of each; and the files of the postings, whose
 # impacts are what a term adds to the score of a note.
 FILES = ("terms.npy", "offsets.npy", *postings.FILES)
 
 
-BLOCK_POSTINGS = 65536  # postings that fit a core's cache
-
-
 class BM25Index(NamedTuple):
     """Postings by term; those of term i are at `indptr[i] : indptr[i + 1]`."""
 
+    folder: Path
     terms: memoryview
     offsets: npt.NDArray[np.int64]
     indptr: npt.NDArray[np.int64]
@@ -48,25 +46,29 @@ class BM25Index(NamedTuple):
                 found.append((self.rows[some], self.impacts[some] if n == 1 else self.impacts[some] * np.float32(n)))
         return found
 
-    def search(self, terms: Sequence[str], k: int, scores: Scores, threaded: bool = False) -> Candidates:
+    @property
+    def is_kept(self) -> bool:
+        """Return whether the files still exist, so that another process can open them."""
+        return all((self.folder / name).is_file() for name in FILES)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Return the number of bytes of all terms, of terms and of postings."""
+        return len(self.terms), len(self.offsets) - 1, len(self.rows)
+
+    def search(self, terms: Sequence[str], k: int, scores: Scores) -> Candidates:
         """Return places and scores of notes that share a term, among them the best `k` and all ties with the last.
 
         Args:
             terms: The terms of the query.
             k: The number of best notes to include.
             scores: Zeros, shape (n_notes,); they are zeros again afterwards.
-            threaded: Whether other threads search at the same time.
         """
-        return best_sums(self.postings(terms), k, scores, _add_beside if threaded else np.add.at)
+        return best_sums(self.postings(terms), k, scores)
 
     def scores_of(self, terms: Sequence[str], places: npt.NDArray[np.int64]) -> Scores:
         """Return the scores of the notes in these places; 0 for a note that shares no term."""
-        wanted = places.astype(np.int32)
-        scores = np.zeros(len(places), np.float32)
-        for rows, impacts in self.postings(terms):
-            at = positions_in(rows, wanted)
-            scores += np.where(at >= 0, impacts[at], np.float32(0))
-        return scores
+        return sums_of(self.postings(terms), places)
 
     def _find(self, term: str) -> int | None:
         def spelled(i: int) -> bytes:
@@ -77,17 +79,7 @@ class BM25Index(NamedTuple):
         return i if i < n_terms and spelled(i) == wanted else None
 
 
-def _add_beside(scores: Scores, rows: Rows, impacts: Scores) -> None:
-    """Add impacts like `numpy.add.at`, in a way that lets other threads run; each row occurs once.
-
-    Alone it has 0.6 of the speed of `numpy.add.at`, which holds the GIL.
-    """
-    for start in range(0, len(rows), BLOCK_POSTINGS):
-        some = rows[start : start + BLOCK_POSTINGS].astype(np.intp)
-        scores[some] += impacts[start : start + BLOCK_POSTINGS]
-
-
 def read_index(folder: Path) -> BM25Index:
     """Open the index in this folder, memory-mapped and read-only."""
     terms, *arrays = open_arrays(folder, FILES)
-    return BM25Index(terms.data, *arrays)
+    return BM25Index(folder, terms.data, *arrays)

@@ -17,9 +17,10 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer, analyzer_key
+from qilin_rag.retrievers.bm25.batch import MANY_QUERIES, search_in_processes
 from qilin_rag.retrievers.bm25.index import BM25Index, read_index
 from qilin_rag.retrievers.index_files import IndexedRetriever
-from qilin_rag.retrievers.postings import Candidates, ScoreArrays, Scores, available_cores, rank_questions
+from qilin_rag.retrievers.postings import Candidates, ScoreArrays, Scores, available_cores, log_ties, rank_questions
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,15 @@ class BM25(IndexedRetriever):
             return [[] for _ in questions]
         index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self._analyzer_key]
+        n_processes = available_cores()
+        if len(questions) >= MANY_QUERIES and n_processes > 1 and index.is_kept:
+            queries = [question.query for question in questions]
+            found = search_in_processes(index, self._analyzer_key, notes.note_idxs, queries, k, n_processes)
+            log_ties((best.left_out for best in found), k)
+            return [best.hits() for best in found]
 
-        def find(number: int, scores: Scores, threaded: bool) -> Candidates:
-            return index.search(analyze(questions[number].query), k, scores, threaded)
+        def find(number: int, scores: Scores) -> Candidates:
+            return index.search(analyze(questions[number].query), k, scores)
 
         return rank_questions(find, questions, notes, k, self._arrays, len(notes))
 

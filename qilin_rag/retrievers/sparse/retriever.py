@@ -108,11 +108,11 @@ class LearnedSparse(IndexedRetriever):
                 "of one vocabulary"
             )
 
-        def find(number: int, scores: Scores, threaded: bool) -> Candidates:
+        def find(number: int, scores: Scores) -> Candidates:
             some = slice(queries.indptr[number], queries.indptr[number + 1])
             return index.search(queries.terms[some].tolist(), queries.weights[some], k, scores)
 
-        return rank_questions(find, questions, notes, k, self._arrays, index.n_texts)
+        return rank_questions(find, questions, notes, k, self._arrays, index.n_texts, threaded=True)
 
     def _encode_questions(self, questions: Sequence[Question]) -> SparseVectors:
         """Encode the texts of questions; a hypothetical passage is encoded as notes are (HyDE)."""
