@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,7 +27,6 @@ from qilin_rag.llms.base import FatalLLMError
 
 if TYPE_CHECKING:
     import httpx2
-    import openai
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ _OPENAI_HOST = "api.openai.com"
 # Azure's other model hosts (models.ai.azure.com, inference.ml.azure.com) take keys as OpenAI does.
 _AZURE_HOST = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)$|\.azure-api\.net$")
 _AZURE_PATH = "/openai/deployments/"
+_OPENAI_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
 
 _one_at_a_time = threading.Lock()
 
@@ -181,37 +181,73 @@ def _tls_advice(address: str, reason: str) -> str | None:
     return None
 
 
-def headers_for(address: str, key: str) -> dict[str, Any]:
-    """Return the headers that carry the key if an address wants another one than `Authorization`."""
-    import openai
-
+def headers_for(address: str, key: str) -> dict[str, str]:
+    """Return the header that carries the key."""
     is_token = key.startswith("eyJ") and key.count(".") == 2  # an Entra ID token, which Azure takes in the usual header
-    return {"api-key": key, "Authorization": openai.omit} if is_azure(address) and not is_token else {}
+    return {"api-key": key} if is_azure(address) and not is_token else {"Authorization": f"Bearer {key}"}
 
 
-def open_client(
-    address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str = "llm"
-) -> openai.OpenAI:
-    """Open a client for a few requests about a server; it stops connecting after `CONNECT_TIMEOUT_S`."""
+def request_headers(address: str, key: str) -> dict[str, str]:
+    """Return the headers of each request to an address, with the key unless it is empty.
+
+    OpenAI's own addresses also get what the variables of OpenAI's client say.
+    """
     import httpx2
-    import openai
 
-    hook = partial(_refuse_redirect, address, section)
-    http = openai.DefaultHttpxClient(**_route(address), event_hooks={"response": [hook]})
-    timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
-    with environment_for(address):
-        return openai.OpenAI(**_settings(address, key, query), timeout=timeout, http_client=http)
+    from qilin_rag import __version__
+
+    headers = httpx2.Headers({"Accept": "application/json", "User-Agent": f"qilin-rag/{__version__}"})
+    headers["Content-Type"] = "application/json"
+    if key:
+        headers.update(headers_for(address, key))
+    if is_openai(address):
+        headers.update({header: said for name, header in _OPENAI_HEADERS.items() if (said := os.environ.get(name))})
+        lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+        headers.update({name.strip(): said.strip() for name, colon, said in (x.partition(":") for x in lines) if colon})
+    return dict(headers)
 
 
-def open_async_client(
-    address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str = "llm"
-) -> openai.AsyncOpenAI:
-    """Open a client for the questions of a run."""
-    import openai
+def full_address(address: str, path: str, query: Mapping[str, str]) -> str:
+    """Return the address of a request: a path below an address, or a whole address of its own, with its query."""
+    import httpx2
 
-    http = open_async_http(address, section)
-    with environment_for(address):
-        return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
+    whole = path if path.startswith(("http://", "https://")) else f"{address.rstrip('/')}{path}"
+    return str(httpx2.URL(whole).copy_merge_params(query) if query else httpx2.URL(whole))
+
+
+class Questioner:
+    """A client for a few requests about a server; it stops connecting after `CONNECT_TIMEOUT_S`."""
+
+    def __init__(self, address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str) -> None:
+        """Open the client; the first request connects."""
+        import httpx2
+
+        route = route_to(address)
+        self.address, self.query = address, query
+        self.headers = httpx2.Headers(request_headers(address, key))
+        self.http = httpx2.Client(
+            headers=self.headers,
+            trust_env=False,  # reading the environment, httpx would open all proxies
+            proxy=route.proxy,
+            verify=route.certificates,
+            follow_redirects=True,
+            event_hooks={"response": [partial(_refuse_redirect, address, section)]},
+            timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+        )
+
+    @property
+    def organization(self) -> str | None:
+        """Return the organisation that OpenAI's own addresses are told."""
+        return self.headers.get("OpenAI-Organization")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+
+
+def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str = "llm") -> Questioner:
+    """Open a client for a few requests about a server."""
+    return Questioner(address, key, query, timeout_s, section)
 
 
 def open_async_http(address: str, section: str = "llm") -> httpx2.AsyncClient:
@@ -222,60 +258,57 @@ def open_async_http(address: str, section: str = "llm") -> httpx2.AsyncClient:
     async def hook(response: httpx2.Response) -> None:
         _refuse_redirect(address, section, response)
 
+    route = route_to(address)
     limits = httpx2.Limits(max_connections=0)  # 0 is no limit for aiohttp: concurrency is the limit
-    return openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
+    return openai.DefaultAioHttpClient(
+        trust_env=False, proxy=route.proxy, verify=route.certificates, limits=limits, event_hooks={"response": [hook]}
+    )
 
 
-def _settings(address: str, key: str, query: Mapping[str, str]) -> dict[str, Any]:
-    return {"base_url": address, "api_key": key, "max_retries": 0, "default_query": dict(query)}
+class Route(NamedTuple):
+    """The proxy to a server (None for this machine), and the certificates to trust (True for the usual ones)."""
+
+    proxy: str | None
+    certificates: ssl.SSLContext | Literal[True]
 
 
-def _route(address: str) -> dict[str, Any]:
+def route_to(address: str) -> Route:
     """Return the proxy of the environment (for other machines) and the certificates (for all)."""
     proxy = proxy_for(address)
     needs_certificates = not is_local(address) or urlsplit(address).scheme == "https"
-    return {
-        "trust_env": False,  # reading the environment, httpx would open all proxies
-        "proxy": proxy.url if proxy else None,
-        "verify": certificates() if needs_certificates else True,
-    }
+    return Route(proxy.url if proxy else None, certificates() if needs_certificates else True)
 
 
-def list_models(
-    client: openai.OpenAI, options: Any, timeout_s: float, section: str = "llm"
-) -> dict[str, dict[str, Any]]:
+def list_models(client: Questioner, timeout_s: float, section: str = "llm") -> dict[str, dict[str, Any]]:
     """Ask a server for its models, by name.
 
     Raises:
         FatalLLMError: if the reply takes longer than `timeout_s`.
         TypeError or ValueError: if the reply is not a list of models.
-        OpenAIError or httpx2.RequestError: if there is no reply, or a refusal.
+        httpx2.RequestError or httpx2.HTTPStatusError: if there is no reply, or a refusal.
     """
     import httpx2
-    import openai
 
-    address = str(client.base_url).rstrip("/")
+    address = client.address
     words = "waiting for the list of models of %s, for up to %g s (%s.timeout_s)"
     timer = threading.Timer(SILENT_S, logger.warning, (words, address, timeout_s, section))
     timer.daemon = True
     timer.start()
     content, deadline = b"", time.monotonic() + timeout_s
     try:
-        response: Any = client.get(
-            "/models", cast_to=httpx2.Response, options=options, stream=True, stream_cls=openai.Stream[Any]
-        )
-        try:
+        with client.http.stream("GET", full_address(address, "/models", client.query)) as response:
+            if not response.is_success:
+                response.read()
+                response.raise_for_status()
             for chunk in response.iter_bytes():
                 content += chunk
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout("too slow")
                 if len(content) > MOST_BYTES:
                     raise ValueError("a list of models is never that long")
-        finally:
-            response.close()
-    except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-        if isinstance(error.__cause__ or error, httpx2.ConnectTimeout):
-            raise
+    except httpx2.ConnectTimeout:
+        raise
+    except httpx2.TimeoutException as error:
         raise FatalLLMError(
             f"{address} has not listed its models within {timeout_s:g} s; to wait longer, raise {section}.timeout_s"
         ) from error
@@ -303,18 +336,27 @@ class MovedError(FatalLLMError):
 
 def _refuse_redirect(address: str, section: str, response: httpx2.Response) -> None:
     """Follow a redirect only if nothing is lost: to the same host, with the same request."""
+    redirect_of(response, address, section)
+
+
+def redirect_of(response: httpx2.Response, address: str, section: str) -> httpx2.URL | None:
+    """Return the address to which a response redirects its request; None if it names none that can be read.
+
+    Raises:
+        MovedError: if it is another host, or the request would be lost.
+    """
     import httpx2
 
     if not response.has_redirect_location:
-        return
+        return None
     request = response.request
     try:
         to = request.url.join(response.headers["location"])
     except (httpx2.InvalidURL, ValueError):
-        return  # the client reports it
+        return None  # the client reports it
     is_same_host = to.origin == request.url.origin
     if is_same_host and (request.method == "GET" or response.status_code in (307, 308)):
-        return
+        return to
     ending = request.url.path.removeprefix(urlsplit(address).path)
     target = (
         f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query, which may hold secrets

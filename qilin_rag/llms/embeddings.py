@@ -22,7 +22,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.text import fewest_tokens
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
-from qilin_rag.llms.endpoint import Endpoint, RefusedError, lost_connection
+from qilin_rag.llms.client import RefusedError
+from qilin_rag.llms.endpoint import Endpoint, lost_connection
 from qilin_rag.llms.refusals import as_error
 from qilin_rag.llms.replies import read_usage
 from qilin_rag.llms.retry import TransientError, with_retries

@@ -5,39 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import FatalLLMError
-from qilin_rag.llms.events import read_body
+from qilin_rag.llms.client import Client
 from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.refusal_bodies import Refusal, read_refusal, without_echo
 from qilin_rag.llms.refusals import Caller, refusal_error
 from qilin_rag.llms.retry import TransientError
 
-if TYPE_CHECKING:
-    import openai
-
 T = TypeVar("T")
 _KEY_NAMES = ("key", "code", "sig", "signature")
-
-
-class RefusedError(Exception):
-    """A reply that is not an answer."""
-
-    def __init__(self, status: int, headers: Mapping[str, Any], body: Any) -> None:
-        """Set what the server sent."""
-        super().__init__(f"HTTP {status}")
-        self.status, self.headers, self.body = status, headers, body
-
-    def read(self, sent_texts: Sequence[str]) -> Refusal:
-        """Return the refusal, without repeated parts of what was sent."""
-        return without_echo(read_refusal(self.status, self.headers, self.body), sent_texts)
 
 
 class NoConnectionError(TransientError):
@@ -84,7 +67,7 @@ class Endpoint:
         self._section = section
         self._left_out = left_out
         self._needs_key = needs_key
-        self._client: openai.AsyncOpenAI | None = None
+        self._client: Client | None = None
         self._limit: AdaptiveLimit | None = None
 
     @property
@@ -136,18 +119,20 @@ class Endpoint:
             UsageError: if a server on this machine has models, and not this one.
         """
         import httpx2
-        import openai
 
         client = connection.open_client(self.base_url, self.api_key(), self._query, self._timeout_s, self._section)
         try:
-            listed = connection.list_models(client, self._options(), self._timeout_s, self._section)
-        except (openai.APIConnectionError, httpx2.RequestError) as error:
-            cause = self.redacted(str(error.__cause__ or error))
+            listed = connection.list_models(client, self._timeout_s, self._section)
+        except httpx2.RequestError as error:
+            cause = self.redacted(str(error))
             raise connection.no_answer(
                 self.base_url, cause, self.model or "MODEL", has_engine, self._section
             ) from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            refused = refusal_error(error.status_code, error.response.headers, error.response.content, self.caller)
+        except httpx2.HTTPStatusError as error:
+            response = error.response
+            if response.status_code not in (401, 403):
+                return None  # some servers answer requests but do not list models
+            refused = refusal_error(response.status_code, response.headers, response.content, self.caller)
             if isinstance(refused, FatalLLMError) and "scope" not in str(
                 refused
             ):  # a key may lack the permission to list models
@@ -157,8 +142,8 @@ class Endpoint:
             if error.has_same_ending:
                 raise
             return None  # to a page about it, or a login; the first request will tell
-        except (openai.OpenAIError, AttributeError, TypeError, ValueError):
-            return None  # some servers answer requests but do not list models
+        except (httpx2.InvalidURL, AttributeError, TypeError, ValueError):
+            return None
         finally:
             client.close()
         if listed and self.model not in listed and self.is_local:
@@ -175,20 +160,19 @@ class Endpoint:
             RefusedError: if the server refuses it.
             TransientError: if there is no reply in time, or none that can be read.
         """
-        import httpx2
-        import openai
+        import aiohttp
 
+        if self._client is None:
+            self._client = Client(self.base_url, self.api_key(), self._query, self._section)
         try:
             async with asyncio.timeout(self._timeout_s):
-                content = await self._content(path, body)
+                content = await self._client.post(path, body)
             return _parsed(content)
         except TimeoutError as error:
             raise TransientError(f"no answer within {self._timeout_s:g} s") from error
-        except (openai.APIConnectionError, httpx2.RequestError, OSError) as error:
-            raise NoConnectionError(self.redacted(str(error.__cause__ or error))) from error
-        except openai.APIStatusError as error:
-            raise RefusedError(error.status_code, error.response.headers, error.response.content) from error
-        except (openai.OpenAIError, ValueError) as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise NoConnectionError(self.redacted(str(error))) from error
+        except ValueError as error:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: object) -> TransientError:
@@ -216,46 +200,10 @@ class Endpoint:
             await self._client.close()
             self._client = None
 
-    def _options(self) -> Any:
-        """Return what goes with each request beside its body."""
-        import openai
-
-        if not (key := self.api_key()):
-            return {"headers": {"Authorization": openai.omit}}
-        return {"headers": connection.headers_for(self.base_url, key)}
-
-    async def _content(self, path: str, body: Mapping[str, Any]) -> bytes | dict[str, Any]:
-        import httpx2
-        import openai
-
-        if self._client is None:
-            self._client = connection.open_async_client(
-                self.base_url, self.api_key() or "none", self._query, self._timeout_s, self._section
-            )
-        # Not chat.completions.create: walking through its types takes longer than the call itself.
-        response: Any = await self._client.post(
-            path,
-            cast_to=httpx2.Response,
-            body=body,
-            options=self._options(),
-            stream=True,  # we read it as it arrives
-            stream_cls=openai.AsyncStream[Any],
-        )
-        try:
-            return await read_body(response.aiter_bytes())
-        finally:
-            await response.aclose()
-
 
 def lost_connection(error: BaseException) -> bool:
     """Return whether a call failed, after all its tries, because the server can't be reached."""
-    import httpx2
-    import openai
-
-    cause = error.__cause__
-    return isinstance(cause, TransientError) and isinstance(
-        cause.__cause__, openai.APIConnectionError | httpx2.RequestError
-    )
+    return isinstance(error.__cause__, NoConnectionError)
 
 
 def plain_address(

@@ -20,7 +20,8 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Completion, Image, RenderedPrompt
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
-from qilin_rag.llms.endpoint import Endpoint, RefusedError, lost_connection, plain_address, plain_query
+from qilin_rag.llms.client import RefusedError
+from qilin_rag.llms.endpoint import Endpoint, lost_connection, plain_address, plain_query
 from qilin_rag.llms.events import must_stream, refuses_usage
 from qilin_rag.llms.image_parts import messages_in_parts
 from qilin_rag.llms.image_tokens import Rule, rule_of

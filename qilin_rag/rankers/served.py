@@ -17,7 +17,8 @@ from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.types import RerankPrice, RerankUse, Usage
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
-from qilin_rag.llms.endpoint import Endpoint, NoConnectionError, RefusedError, plain_address
+from qilin_rag.llms.client import RefusedError
+from qilin_rag.llms.endpoint import Endpoint, NoConnectionError, plain_address
 from qilin_rag.llms.refusal_bodies import Refusal
 from qilin_rag.llms.refusals import as_error
 from qilin_rag.llms.retry import TransientError, with_retries
