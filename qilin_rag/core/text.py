@@ -70,7 +70,8 @@ _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S(?:[\U0001f3fb-\U0001f3ff]?\u200d\S|[\U0
 _SENTENCE = re.compile(r"[^。！？!?；;…\r\n\x85\u2028\u2029]+[。！？!?；;…]*")
 _LATIN = re.compile("[A-Za-z0-9Ａ-Ｚａ-ｚ０-９]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_ASCII_DIGIT = re.compile(r"[0-9]")
+_ASCII_DIGITS = b"0123456789"
+_WORD = re.compile(r"[A-Za-z\u4e00-\u9fff]")  # no marker begins with one of these
 _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
@@ -243,7 +244,7 @@ def has_words(text: str) -> bool:
     >>> has_words("**[1]**"), has_words("**先** [1]")
     (False, True)
     """
-    return not is_blank(strip_markup(text))
+    return bool(_WORD.match(text)) or not is_blank(strip_markup(text))
 
 
 def cited_numbers(text: str) -> list[int]:
@@ -328,8 +329,9 @@ def estimate_tokens(text: str) -> int:
     A token is a digit, 3 other ASCII characters or 2.5 bytes. A Chinese character counts 1.2 (models since 2023 need
     0.6 to 1.2), and some models read digits one by one, so the estimate is rather too high.
     """
-    n_ascii = len(text.encode("ascii", "ignore"))
-    n_digits = len(_ASCII_DIGIT.findall(text))
+    in_ascii = text.encode("ascii", "ignore")
+    n_ascii = len(in_ascii)
+    n_digits = n_ascii - len(in_ascii.translate(None, _ASCII_DIGITS))
     n_other_bytes = len(text.encode("utf-8", "replace")) - n_ascii
     return math.ceil(n_digits + (n_ascii - n_digits) / 3 + n_other_bytes / 2.5)
 

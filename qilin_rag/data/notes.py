@@ -78,6 +78,7 @@ class NoteStore:
         self._order = np.argsort(note_idxs, kind="stable")
         self._sorted = note_idxs[self._order]
         self._text = self._reader(_TEXT)
+        self._groups: dict[int, list[pa.Array]] = {}
         n_groups = -(-len(note_idxs) // _GROUP_ROWS)
         if len(digests) != len(note_idxs) or self._text.num_record_batches != n_groups:
             raise pa.ArrowInvalid(f"{len(note_idxs)} ids, {len(digests)} digests, {n_groups} groups do not match")
@@ -165,8 +166,12 @@ class NoteStore:
         notes = []
         for slot in self.slots(note_idxs).tolist():
             group, row = divmod(slot, _GROUP_ROWS)
-            note_idx, title, content = (column[row].as_py() for column in self._text.get_batch(group).columns)
-            notes.append(Note(note_idx=note_idx, title=title, content=content))
+            if group not in self._groups:  # mapped, not read: the memory is that of a few small objects
+                self._groups[group] = self._text.get_batch(group).columns
+            note_idx, title, content = self._groups[group]
+            notes.append(
+                Note(note_idx=note_idx[row].as_py(), title=title[row].as_py(), content=content[row].as_py())
+            )
         return notes
 
     def read(self, note_idxs: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:

@@ -129,6 +129,9 @@ def read_again(kept: Completion, markers: Markers, most_tokens: int | None) -> C
 
 def _only_calls(text: str) -> bool:
     """Return whether a text is tool calls and nothing else."""
+    start = skip_unseen(text, 0)
+    if fold(text[start : start + 1]) not in ("<", "["):  # the beginning of every call: nearly no answer's
+        return False
     folded, start = fold(text), 0
     while call := _CALL_TEXT.match(folded, skip_unseen(folded, start)):
         start = call.end()

@@ -131,6 +131,7 @@ _WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     **{0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E},
     0x2581: 0x5F,  # the space of SentencePiece
 }
+_WITH_WIDTH = re.compile(f"[{''.join(map(chr, _WIDTHS))}]+")
 _QUOTES = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "『": "』"}
 _THINKING_WORD = (
     "think|thought|reason|analy|reflect|monolog|scratch|cot\\b|chain|ponder|deliberat|rational|思考|思维|推理"
@@ -240,7 +241,7 @@ def seems_to_think(answer: str) -> bool:
 
 def fold(text: str) -> str:
     """Return the text with full-width characters replaced by ASCII, one for one."""
-    return text.translate(_WIDTHS)
+    return _WITH_WIDTH.sub(lambda wide: wide[0].translate(_WIDTHS), text)  # quicker than to translate the whole
 
 
 def _families(more_markers: Markers) -> Sequence[_Family]:
