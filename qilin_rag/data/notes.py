@@ -169,9 +169,7 @@ class NoteStore:
             if group not in self._groups:  # mapped, not read: the memory is that of a few small objects
                 self._groups[group] = self._text.get_batch(group).columns
             note_idx, title, content = self._groups[group]
-            notes.append(
-                Note(note_idx=note_idx[row].as_py(), title=title[row].as_py(), content=content[row].as_py())
-            )
+            notes.append(Note(note_idx=note_idx[row].as_py(), title=title[row].as_py(), content=content[row].as_py()))
         return notes
 
     def read(self, note_idxs: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
@@ -16,27 +16,13 @@ from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import ContextOverflowError
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete
+from qilin_rag.pipeline.jobs import Job, Retrieved
 from qilin_rag.pipeline.note_pictures import PictureReader
 from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
 from qilin_rag.prompts.answer import NO_PICTURES, NoteForm, Pictures, Prompt
 from qilin_rag.retrievers import Retriever, checked_rankings
 
 logger = logging.getLogger(__name__)
-
-
-class Retrieved(NamedTuple):
-    """The hits of a question that the data has a note for, and the number of hits that it has none for."""
-
-    hits: list[Hit]
-    n_missing: int = 0
-
-
-class Job(NamedTuple):
-    """A question to ask, with the notes that were retrieved for it; `lost` says why it can't be asked."""
-
-    question: Question
-    found: Retrieved
-    lost: str | None = None
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
@@ -56,15 +42,19 @@ def answer(
     asking: Asking,
     config: RunConfig,
     notes: NoteStore,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     directory: RunDirectory,
     advance: Advance,
     file_name: str = SAMPLES,
     images: NoteImages | None = None,
+    use: Callable[[Sample], None] | None = None,
 ) -> None:
-    """Answer questions from what was retrieved for them; write each sample to disk as soon as it is complete."""
+    """Answer questions from what was retrieved for them; write each sample to disk as soon as it is complete.
+
+    `use` gets each sample that is on disk.
+    """
     reader = PictureReader(images, config)
-    ask_all(asking, jobs, lambda job: _answer(asking, config, notes, reader, job), directory, advance, file_name)
+    ask_all(asking, jobs, lambda job: _answer(asking, config, notes, reader, job), directory, advance, file_name, use)
 
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:

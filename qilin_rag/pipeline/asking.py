@@ -82,10 +82,11 @@ def ask_all(
     directory: RunDirectory,
     advance: Advance,
     file_name: str,
+    use: Callable[[E], None] | None = None,
 ) -> None:
     """Call `ask` for every job, `asking.concurrency` at a time, and append each result to the file at once.
 
-    A job is taken from the iterator when its turn comes.
+    A job is taken from the iterator when its turn comes. `use` gets each line when it is in the file.
     """
     with directory.line_writer(file_name) as writer:
         same = SameRefusals(directory.path / file_name)
@@ -94,6 +95,8 @@ def ask_all(
             writer.write(asked.line)
             advance(failed=asked.line.is_lost)
             same.end(asked.line, asked.is_refused)
+            if use is not None:
+                use(asked.line)
 
         async def ask_in_turn(job: T) -> Asked[E]:
             await same.begin()

@@ -19,6 +19,8 @@ class Clock:
     def __init__(self) -> None:
         """Begin a session, of which nothing is recorded yet."""
         self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._under_way: list[str] = []
+        self._since = 0.0
         self._finished: set[str] = set()
         self._before = Times()
         self._asks = False
@@ -26,13 +28,21 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as the stage `name`."""
-        started = time.perf_counter()
+        """Time the block as the stage `name`; a stage inside another stops the clock of the outer one."""
+        self._count()
+        self._under_way.append(name)
         try:
             yield
             self._finished.add(name)
         finally:
-            self._seconds[name] += time.perf_counter() - started
+            self._count()
+            self._under_way.pop()
+
+    def _count(self) -> None:
+        """Count the seconds since the last call for the stage under way."""
+        before, self._since = self._since, time.perf_counter()
+        if self._under_way:
+            self._seconds[self._under_way[-1]] += self._since - before
 
     def begin(self, before: Times, asks: bool) -> Times:
         """Return the times to record before the first call: all that remains of this session if it is killed.

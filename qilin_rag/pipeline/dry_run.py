@@ -10,9 +10,10 @@ from qilin_rag.core.downloads import NotHereError, no_downloads
 from qilin_rag.core.types import Cost, LeftOut, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_questions, render
+from qilin_rag.pipeline.answering import calls_left, pending_questions, render
 from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread, uses_cache
 from qilin_rag.pipeline.identity import run_directory, run_identity, run_label
+from qilin_rag.pipeline.jobs import Retrieved
 from qilin_rag.pipeline.note_pictures import check_reader, foresee_pictures
 from qilin_rag.pipeline.queries import QueryWork
 from qilin_rag.pipeline.query_plan import NOT_WRITTEN, plan_queries, with_queries

@@ -16,8 +16,8 @@ from qilin_rag.core.types import Cost, Frozen, LeftOut, Message, Question, Rende
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.cached_answers import kept_answer
-from qilin_rag.pipeline.answering import Retrieved
 from qilin_rag.pipeline.cost import tokens_cost
+from qilin_rag.pipeline.jobs import Retrieved
 from qilin_rag.pipeline.shared import Shared
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ def do(prepared: Prepared) -> Run:
     """Do a prepared run: ask what is left, score, and log which metrics were left out."""
     config = prepared.config
     with prepared.directory.locked():
-        work = find_work(prepared)
+        work = find_work(prepared, is_alone=True)
         log = work.server_log
         with serving(config.llm, config.llm_label, log) if work.needs_server else nullcontext(config.llm) as llm:
             answered = ask(work, llm)

@@ -13,6 +13,7 @@ from qilin_rag.core.text import clean
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.types import Exchange, LeftOut, Question, Repeats, Sample, Score, Status, Summary
 from qilin_rag.pipeline.cost import Tally
+from qilin_rag.pipeline.early_scores import NO_SCORES, EarlyScores
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
@@ -85,13 +86,18 @@ def is_misnamed(manifest: Manifest, metric: str, signature: str) -> bool:
     return is_outdated(signature) and top_k is not None and k is not None and k > top_k
 
 
-def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-    """Score all samples by all scorers; each score carries the signature of its metric."""
+def score_samples(
+    scorers: Iterable[Scorer],
+    samples: Sequence[Sample],
+    questions: Sequence[Question],
+    early: EarlyScores | None = None,
+) -> list[Score]:
+    """Score all samples by all scorers, except those with `early` scores; each has the signature of its metric."""
     scores: list[Score] = []
     for scorer in scorers:
         with third_party(f"metric {scorer.called()}"):
             signatures = scorer.signatures()
-            made = scorer.score(samples, questions)
+            made = _score(scorer, samples, questions, early.of(scorer) if early else NO_SCORES)
             scores += [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
         wanted = Counter(sample.question_id for sample in samples)
         for metric in signatures:
@@ -100,16 +106,32 @@ def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], question
     return scores
 
 
+def _score(
+    scorer: Scorer, samples: Sequence[Sample], questions: Sequence[Question], known: Mapping[str, list[Score]]
+) -> list[Score]:
+    """Return the scores of one scorer, of which some are known by question."""
+    if not known:
+        return scorer.score(samples, questions)
+    new = [row for row in zip(samples, questions, strict=True) if row[0].question_id not in known]
+    made: dict[str, list[Score]] = {each.question_id: [] for each, _ in new}
+    if new:
+        for score in scorer.score([sample for sample, _ in new], [question for _, question in new]):
+            made[score.question_id].append(score)
+    return [score for each in samples for score in (known.get(each.question_id) or made[each.question_id])]
+
+
 def score_directory(
     directory: RunDirectory,
     finished: Mapping[str, Sample],
     lines: Sequence[Sample],
     scorers: Sequence[Scorer],
     seed: int,
+    early: EarlyScores | None = None,
 ) -> Summary:
     """Score a run's samples, keep its scores of other metrics, and write run.trec, scores.jsonl and summary.json.
 
-    `finished` is the last line of each question, `lines` every line ever written (for usage).
+    `finished` is the last line of each question, `lines` every line ever written (for usage), `early` the scores that
+    were made before.
     """
     questions = directory.read_questions()
     if len(questions) != (n_questions := directory.read_manifest().n_questions):
@@ -118,7 +140,7 @@ def score_directory(
     if unanswered:
         raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to resume")
     samples = [finished[question.id] for question in questions]
-    return add_scores(directory, samples, lines, score_samples(scorers, samples, questions), seed)
+    return add_scores(directory, samples, lines, score_samples(scorers, samples, questions, early), seed)
 
 
 def add_scores(

@@ -14,7 +14,8 @@ from qilin_rag.core.types import Hit, QueryReply, Question, QuestionDefects, Rer
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.defects import count_defects
 from qilin_rag.data.note_images import NoteImages
-from qilin_rag.pipeline.answering import Retrieved, known_notes, search
+from qilin_rag.pipeline.answering import known_notes, search
+from qilin_rag.pipeline.jobs import Retrieved
 from qilin_rag.pipeline.note_pictures import open_images, sends_images
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.fusion import fuse_by_rank
@@ -147,6 +148,12 @@ class Shared:
             known[key] = Retrieved(ranking, its.n_missing)
         most = None if retriever.ignores_k else config.top_k
         return [Retrieved(known[key].hits[:most], known[key].n_missing) for key in keys]
+
+    def retrieve_unkept(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
+        """Return the hits as `retrieve` does for a run without further stages, and keep them for no other run."""
+        dataset = self.dataset(config)
+        hits = search(self.same(config.retriever), dataset.notes, questions, _n_hits(config)) if questions else []
+        return known_notes(hits, dataset.notes, config.missing_notes)
 
     def _search_texts(
         self,

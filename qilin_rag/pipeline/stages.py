@@ -6,7 +6,7 @@ They are apart so that the runs of a sweep can share a server, and be scored whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,11 @@ from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.serving.server import Served, engine_of
-from qilin_rag.pipeline.answering import Job, Retrieved, answer, calls_left, pending_questions
+from qilin_rag.pipeline.answering import answer, calls_left, pending_questions
 from qilin_rag.pipeline.asking import Asking
 from qilin_rag.pipeline.clock import Clock
 from qilin_rag.pipeline.cost import calls_s, cost_of, rerank_cost, total_cost
+from qilin_rag.pipeline.early_scores import EarlyScores
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.identity import (
     continued,
@@ -37,6 +38,7 @@ from qilin_rag.pipeline.identity import (
     run_identity,
     run_label,
 )
+from qilin_rag.pipeline.jobs import Job, Jobs, Retrieved
 from qilin_rag.pipeline.note_names import write_note_names
 from qilin_rag.pipeline.note_pictures import check_reader, check_unchanged
 from qilin_rag.pipeline.queries import QueryWork, use_of_run, write_queries
@@ -48,6 +50,7 @@ from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 
 logger = logging.getLogger(__name__)
+_FIRST = 64  # questions that are retrieved before the first is asked
 
 
 class Prepared(NamedTuple):
@@ -88,20 +91,22 @@ class Prepared(NamedTuple):
 class Work(NamedTuple):
     """The work that is left: the questions to ask, with their notes, and the number of repetitions.
 
-    `reranked` is what the second stage has asked a server or an LLM for, in all sessions of the run.
+    `reranked` is what the second stage has asked a server or an LLM for, in all sessions of the run. `early` are the
+    scores that are made while questions are asked; None in a sweep, which keeps no scores of many runs.
     """
 
     prepared: Prepared
     earlier: Manifest | None
-    jobs: list[Job]
+    jobs: Jobs
     n_repeats_left: int
     clock: Clock
     reranked: RerankUse | None = None
+    early: EarlyScores | None = None
 
     @property
     def is_asking(self) -> bool:
         """Return whether a question is left to ask."""
-        return bool(self.jobs) or self.n_repeats_left > 0
+        return len(self.jobs) > 0 or self.n_repeats_left > 0
 
     @property
     def needs_server(self) -> bool:
@@ -168,10 +173,11 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     )
 
 
-def find_work(prepared: Prepared) -> Work:
+def find_work(prepared: Prepared, is_alone: bool = False) -> Work:
     """Read what is done, and retrieve for the questions that are left; call it with the directory locked.
 
-    With a query stage, whose LLM may have no server yet, the search of its texts follows in `ask`.
+    With a query stage, whose LLM may have no server yet, the search of its texts follows in `ask`. If the run is alone,
+    so that no other needs its rankings, the most may be retrieved in `ask`, too.
     """
     config, directory, clock = prepared.config, prepared.directory, Clock()
     earlier = earlier_manifest(directory, prepared.identity)
@@ -183,19 +189,30 @@ def find_work(prepared: Prepared) -> Work:
         raise prepared.unreachable
     if pending or n_repeats_left:
         check_unchanged(prepared.images, config.note_images, list(finished.values()))
-    with clock.stage("retrieval"):
-        if prepared.queries is None:
-            try:
-                found = prepared.shared.retrieve(config, pending)
-            except BaseException:
-                _keep_rerank_use(prepared, earlier, clock)
-                raise
-        else:
-            prepared.shared.prepare_search(config, pending)
-            found = [Retrieved([])] * len(pending)
-    jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
-    work = Work(prepared, earlier, jobs, n_repeats_left, clock, None if config.fresh or not earlier else earlier.rerank)
+    jobs = _retrieve(prepared, pending, earlier, clock, is_alone)
+    reranked = None if config.fresh or not earlier else earlier.rerank
+    early = EarlyScores(prepared.scorers, pending, clock) if is_alone else None
+    work = Work(prepared, earlier, jobs, n_repeats_left, clock, reranked, early)
     return _with_rerank_use(work) if pending and prepared.queries is None else work
+
+
+def _retrieve(
+    prepared: Prepared, pending: Sequence[Question], earlier: Manifest | None, clock: Clock, is_alone: bool
+) -> Jobs:
+    """Retrieve for these questions, or prepare it; see `find_work`."""
+    config, shared = prepared.config, prepared.shared
+    if is_alone and config.retriever.one_by_one and config.query is None and config.rerank is None:
+        first = max(config.concurrency, _FIRST)
+        return Jobs.retrieved_ahead(pending, first, lambda some: shared.retrieve_unkept(config, some), clock)
+    with clock.stage("retrieval"):
+        if prepared.queries is not None:
+            shared.prepare_search(config, pending)
+            return Jobs.retrieved(pending, [Retrieved([])] * len(pending))
+        try:
+            return Jobs.retrieved(pending, shared.retrieve(config, pending))
+        except BaseException:
+            _keep_rerank_use(prepared, earlier, clock)
+            raise
 
 
 def _with_rerank_use(work: Work) -> Work:
@@ -209,7 +226,7 @@ def _with_rerank_use(work: Work) -> Work:
 def _keep_rerank_use(prepared: Prepared, earlier: Manifest | None, clock: Clock) -> None:
     """Record what a second stage asked for before an error: the next session takes it from the cache, at no cost."""
     before = earlier.rerank if earlier is not None else None
-    use = _with_rerank_use(Work(prepared, earlier, [], 0, clock, before)).reranked
+    use = _with_rerank_use(Work(prepared, earlier, Jobs.retrieved([], []), 0, clock, before)).reranked
     if use is None or use == before:
         return
     manifest = earlier
@@ -246,7 +263,7 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
             if config.fresh and (aside := directory.set_aside_samples()):
                 logger.info("the earlier samples are kept in %s", aside)
             directory.write_questions(prepared.questions)
-        if work.jobs and prepared.queries is not None:
+        if len(work.jobs) and prepared.queries is not None:
             try:
                 with clock.stage("retrieval"):
                     work = work._replace(jobs=_search_queries(work, prepared.queries, llm))
@@ -267,7 +284,9 @@ def finish(answered: Answered) -> Run:
     with clock.kept_by(directory):
         finished, lines = directory.read_samples()
         with clock.stage("scoring"):
-            summary = score_directory(directory, finished, lines, prepared.scorers, prepared.config.seed)
+            summary = score_directory(
+                directory, finished, lines, prepared.scorers, prepared.config.seed, answered.work.early
+            )
     queries = use_of_run(directory, answered.manifest.config)
     took = {
         "generation_s": calls_s([*lines, *directory.read_repeats()]),
@@ -284,27 +303,26 @@ def finish(answered: Answered) -> Run:
 def _answer(work: Work, llm: LLM, label: str) -> None:
     prepared = work.prepared
     config, directory, notes, images = prepared.config, prepared.directory, prepared.dataset.notes, prepared.images
-    if work.jobs:
+    if len(work.jobs):
         n_done = len(prepared.questions) - len(work.jobs)
         if n_done:
             what = (n_done, len(prepared.questions), directory.path)
             logger.info("%d of %d questions are already answered in %s", *what)
-        directory.discard_scores({job.question.id for job in work.jobs})
+        directory.discard_scores({question.id for question in work.jobs.questions})
         asks_again = config.fresh or config.repeat > 1
         cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
         with stage(f"{label}answering", len(prepared.questions), n_done) as advance:
-            answer(
-                Asking(llm, config.concurrency, cache), config, notes, work.jobs, directory, advance, SAMPLES, images
-            )
+            asking, use = Asking(llm, config.concurrency, cache), work.early.add if work.early else None
+            answer(asking, config, notes, work.jobs, directory, advance, SAMPLES, images, use)
     if config.repeat > 1 and (jobs := _repeated_jobs(prepared)):
         with stage(f"{label}repeating", len(jobs)) as advance:
             answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS, images)
 
 
-def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> list[Job]:
+def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> Jobs:
     """Return the jobs with the notes that are found by the texts of the query stage."""
     prepared, config = work.prepared, work.prepared.config
-    questions = [job.question for job in work.jobs]
+    questions = work.jobs.questions
     served = llm.with_client(queries.config.llm) if isinstance(llm, Served) and queries.config.serve else None
     with nullcontext() if queries.stage.asks_own_llm else _only_this_run():
         written = write_queries(queries, questions, prepared.shared, served, config.fresh)
@@ -313,7 +331,8 @@ def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> list[Job]:
         found = prepared.shared.retrieve(config, searched, written.texts)
     by_id = dict(zip((question.id for question in searched), found, strict=True))
     lost = {id: f"query {queries.stage.called()}: {reason}" for id, reason in written.failed.items()}
-    return [Job(each, by_id.get(each.id, Retrieved([])), lost.get(each.id)) for each in questions]
+    jobs = (Job(each, by_id.get(each.id, Retrieved([])), lost.get(each.id)) for each in questions)
+    return Jobs(questions, jobs)
 
 
 @contextmanager

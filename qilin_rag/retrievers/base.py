@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 class Retriever(Component):
     """A retriever finds notes for questions.
 
-    A subclass implements `search`. Its settings are pydantic fields; two class variables describe its rankings:
+    A subclass implements `search`. Its settings are pydantic fields; three class variables describe its rankings:
 
     Attributes:
         ignores_k: Whether the number of hits does not depend on `k`.
         nested: Whether the hits at `k` are the first `k` of those at a larger `k`, so that one search serves both.
+        one_by_one: Whether the hits of a question are exactly the same, scores included, whatever other questions are
+            searched with it, and another thread may search. A run then asks its first questions before the last are
+            retrieved.
 
     Example:
         >>> class First(Retriever):
@@ -46,6 +49,7 @@ class Retriever(Component):
 
     ignores_k: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    one_by_one: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:

@@ -27,6 +27,10 @@ class Scorer(Component):
     A subclass implements `signatures` and `score`; settings are pydantic fields. `AnswerScorer` is easier to write, for
     a metric that needs the answer and its references only.
 
+    Attributes:
+        one_by_one: Whether the scores of a sample are exactly the same, whatever other samples are scored with it, and
+            all scores of a sample follow each other. A run then scores its answers while it asks.
+
     Example:
         >>> import qilin_rag as qr
         >>> class Answered(Scorer):
@@ -43,6 +47,8 @@ class Scorer(Component):
         >>> sum(score.value for score in scores)
         20.0
     """
+
+    one_by_one: ClassVar[bool] = False
 
     @abstractmethod
     def signatures(self) -> dict[str, str]:

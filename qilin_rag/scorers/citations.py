@@ -36,6 +36,7 @@ class Citations(Scorer):
     """
 
     version: ClassVar[int] = 2
+    one_by_one: ClassVar[bool] = True
 
     def signatures(self) -> dict[str, str]:
         """Return the signatures: what is counted, how often, and what leaves an answer unscored."""

@@ -25,6 +25,7 @@ class Contains(TextScorer):
     """
 
     metric: ClassVar[str] = "contains"
+    one_by_one: ClassVar[bool] = True
 
     def signatures(self) -> dict[str, str]:
         """Return the signature: what is stripped, normalisation, treatment of several references."""

@@ -21,6 +21,7 @@ class LengthRatio(TextScorer):
     """
 
     metric: ClassVar[str] = "length_ratio"
+    one_by_one: ClassVar[bool] = True
 
     def signatures(self) -> dict[str, str]:
         """Return the signature: tokens, what is stripped, normalisation, treatment of several references."""

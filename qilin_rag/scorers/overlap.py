@@ -21,6 +21,8 @@ _VARIABLE = -1  # sacreBLEU's word for a number of references that varies
 class SacreBleu(TextScorer):
     """A metric of sacreBLEU for each sentence, from 0 to 1 (sacreBLEU's own scale ends at 100)."""
 
+    one_by_one: ClassVar[bool] = True
+
     @abstractmethod
     def build(self) -> Metric:
         """Return the metric as sacreBLEU configures it."""

@@ -48,6 +48,7 @@ class RefusalRate(AnswerScorer):
     """
 
     metric: ClassVar[str] = "refusal"
+    one_by_one: ClassVar[bool] = True
 
     _sentences: tuple[str, ...] = PrivateAttr(default=())
 

@@ -33,6 +33,7 @@ class Retrieval(Scorer):
     """
 
     version: ClassVar[int] = 2
+    one_by_one: ClassVar[bool] = True
     k: PositiveInt | None = None
     """The rank down to which hits are judged. Default: the number of notes that the run asks for (`top_k`), or 5
     without a run.

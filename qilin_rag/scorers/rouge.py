@@ -43,6 +43,7 @@ def _f1(n_common: int, n_prediction: int, n_target: int) -> float:
 class Rouge(TextScorer):
     """One kind of ROUGE: F1, the best over the references."""
 
+    one_by_one: ClassVar[bool] = True
     kind: ClassVar[str]
     compared: ClassVar[str]
 

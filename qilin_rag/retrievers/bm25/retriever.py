@@ -39,6 +39,7 @@ class BM25(IndexedRetriever):
 
     version: ClassVar[int] = 3
     nested: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("regex", "rjieba")
     only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
 

@@ -1,0 +1,81 @@
+"""The questions to ask with their notes, of which later ones may be retrieved while earlier ones are asked."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from qilin_rag.core.types import Hit, Question
+from qilin_rag.pipeline.clock import Clock
+
+BLOCK = 1024
+"""The number of questions that are retrieved at once while others are asked, so many that no server is faster."""
+
+
+class Retrieved(NamedTuple):
+    """The hits of a question that the data has a note for, and the number of hits that it has none for."""
+
+    hits: list[Hit]
+    n_missing: int = 0
+
+
+class Job(NamedTuple):
+    """A question to ask, with the notes that were retrieved for it; `lost` says why it can't be asked."""
+
+    question: Question
+    found: Retrieved
+    lost: str | None = None
+
+
+Retrieve = Callable[[Sequence[Question]], list[Retrieved]]
+
+
+class Jobs:
+    """The jobs of a run, which can be walked through once."""
+
+    def __init__(self, questions: Sequence[Question], jobs: Iterator[Job]) -> None:
+        """Set the questions, and the job of each in the same order."""
+        self.questions = questions
+        self._jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __iter__(self) -> Iterator[Job]:
+        return self._jobs
+
+    @classmethod
+    def retrieved(cls, questions: Sequence[Question], found: Sequence[Retrieved]) -> Jobs:
+        """Return the jobs of questions whose notes are known."""
+        return cls(questions, (Job(*each) for each in zip(questions, found, strict=True)))
+
+    @classmethod
+    def retrieved_ahead(cls, questions: Sequence[Question], first: int, retrieve: Retrieve, clock: Clock) -> Jobs:
+        """Retrieve the first questions now, so that an error costs nothing, and the others a block ahead of the asking.
+
+        Args:
+            questions: The questions.
+            first: The number of questions to retrieve now.
+            retrieve: Returns what is found for some questions, which does not depend on the others. It is called by one
+                other thread.
+            clock: Counts the seconds that somebody waits for retrieval.
+        """
+        with clock.stage("retrieval"):
+            found = retrieve(questions[:first])
+        return cls(questions, _ahead(questions, found, retrieve, clock))
+
+
+def _ahead(questions: Sequence[Question], found: list[Retrieved], retrieve: Retrieve, clock: Clock) -> Iterator[Job]:
+    """Yield the jobs; while those of a block are asked, the next block is retrieved."""
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as thread:
+        done = 0
+        while done < len(questions):
+            block, rest = questions[done : done + len(found)], done + len(found)
+            coming = thread.submit(context.run, retrieve, questions[rest : rest + BLOCK])
+            yield from (Job(*each) for each in zip(block, found, strict=True))
+            with clock.stage("retrieval"):
+                found = coming.result()
+            done = rest
