@@ -4,9 +4,12 @@ The endpoint gives a fixed answer after a fixed latency, in a process that count
 messages, which is checked there: real prompts of some 4 KB, which ours retrieves (bm25) and renders itself while the
 peers read them from a file. Ours scores by ROUGE-L and retrieval figures, the peers by exact match. CPU seconds are
 user and system time of the whole process with its children. The peers get environments of their own, made by pip once.
-Then ours alone, at a longer latency: its share of the throughput that latency and concurrency allow.
+Then ours alone, at a longer latency: its share of the throughput that latency and concurrency allow, while asking (from
+the first call to the last answer, as the endpoint sees it) and as a whole, and its CPU time a call (that of the run
+without that of a run of two questions). With `--before`, another version of this package, by its folder, in turn.
 
 usage: python benchmarks/harness_overhead.py [--rounds 3] [--questions 2000] [--folder .bench] [--only peers|throughput]
+                                             [--before FOLDER]
 """
 
 from __future__ import annotations
@@ -78,11 +81,12 @@ class Bench:
         (work / "tasks").mkdir()
         (work / "tasks" / "bench.yaml").write_text(LM_EVAL_TASK, encoding="utf-8")
 
-    def ours(self, url: str, concurrency: int) -> list[str]:
+    def ours(self, url: str, concurrency: int, limit: int | None = None) -> list[str]:
         """Our command; a runs folder of its own, so that nothing is resumed."""
         runs_dir = tempfile.mkdtemp(prefix="runs-", dir=self.work)
         command = [sys.executable, "-m", "qilin_rag", "run", "--data", str(self.work / "data"), "--retriever", "bm25"]
         command += ["--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", url, "--metrics", "rouge_l"]
+        command += ["--limit", str(limit)] if limit else []
         return [*command, "--concurrency", str(concurrency), "--no-cache", "--quiet", "--runs-dir", runs_dir]
 
     def inspect_ai(self, url: str, concurrency: int) -> list[str]:
@@ -114,11 +118,13 @@ class Bench:
                 row |= {"id": sample["question_id"], "target": targets[sample["question_id"]]}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def measured(self, name: str, latency_s: float, concurrency: int) -> Took:
-        """Run one harness, and check that it made every call."""
+    def measured(
+        self, name: str, latency_s: float, concurrency: int, tree: Path = ROOT, limit: int | None = None
+    ) -> Took:
+        """Run one harness, ours of this `tree`, and check that it made every call."""
         with endpoint(latency_s) as url:
-            command = getattr(self, name)(url, concurrency)
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "QILIN_RAG_CACHE": str(self.work / "cache")}
+            command = self.ours(url, concurrency, limit) if name == "ours" else getattr(self, name)(url, concurrency)
+            environment = {**os.environ, "PYTHONPATH": str(tree), "QILIN_RAG_CACHE": str(self.work / "cache")}
             environment |= {"HF_HOME": str(self.work / "hf"), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
             environment |= {"OPENAI_API_KEY": "none", "LOCAL_API_KEY": "none"}
             with (self.work / f"{name}.log").open("wb") as log:
@@ -127,7 +133,8 @@ class Bench:
                 _, status, used = os.wait4(child.pid, 0)
                 wall_s = time.perf_counter() - started
             seen = counts(url)
-        if status or (seen["n_answered"], seen["n_prompts"]) != (self.n_questions, self.n_questions):
+        n_calls = limit or self.n_questions
+        if status or (seen["n_answered"], seen["n_prompts"]) != (n_calls, n_calls):
             raise SystemExit(f"{name}: status {status}, {seen}\n{(self.work / f'{name}.log').read_text()[-3000:]}")
         return Took(wall_s, used.ru_utime + used.ru_stime, seen)
 
@@ -200,19 +207,39 @@ def compare(bench: Bench, n_rounds: int, latency_s: float = 0.05, concurrency: i
         print(line, flush=True)
 
 
-def throughput(bench: Bench, n_rounds: int, latency_s: float = 0.5, concurrency: int = 128) -> None:
-    """Ours alone: what it reaches of the throughput that latency and concurrency allow."""
+def throughput(
+    bench: Bench, n_rounds: int, before: Path | None, latency_s: float = 0.5, concurrency: int = 128
+) -> None:
+    """Ours alone: what it reaches of the throughput that latency and concurrency allow, and its CPU time a call."""
     ideal_s = math.ceil(bench.n_questions / concurrency) * latency_s
-    answering, whole, most = [], [], 0
-    for _ in range(n_rounds):
-        took = bench.measured("ours", latency_s, concurrency)
-        manifest = json.loads((bench.newest_run() / "manifest.json").read_text(encoding="utf-8"))
-        answering.append(ideal_s / manifest["times"]["generation_s"])
-        whole.append(ideal_s / took.wall_s)
-        most = max(most, took.seen["most_at_once"])
     print(f"{bench.n_questions} questions, {latency_s * 1000:.0f} ms latency, {concurrency} at once: {ideal_s:.1f} s")
-    print(f"ours reaches {median(answering):.0%} of that throughput in answering, {median(whole):.0%} as a whole")
-    print(f"({most} at once were seen)")
+    trees = {**({"before": before} if before else {}), "now": ROOT}
+    few = {name: bench.measured("ours", 0.0, 1, tree, limit=2).cpu_s for name, tree in trees.items()}  # also an index
+    took: dict[str, list[Took]] = {name: [] for name in trees}
+    for _ in range(n_rounds):
+        for name, tree in trees.items():
+            few[name] = min(few[name], bench.measured("ours", 0.0, 1, tree, limit=2).cpu_s)
+            took[name].append(bench.measured("ours", latency_s, concurrency, tree))
+            last = took[name][-1]
+            print(
+                f"  {name}: {last.wall_s:.1f} s, {last.seen['span_s']:.1f} s asking, {last.cpu_s:.2f} s CPU", flush=True
+            )
+    a_call = {
+        name: [1000 * (each.cpu_s - few[name]) / (bench.n_questions - 2) for each in of] for name, of in took.items()
+    }
+    for name, of in took.items():
+        asking, whole = (
+            [ideal_s / s for s in all_s] for all_s in ([t.seen["span_s"] for t in of], [t.wall_s for t in of])
+        )
+        print(
+            f"{name:7}{median(asking):.0%} of that throughput while asking (best round {max(asking):.0%}), "
+            f"{median(whole):.0%} as a whole ({max(whole):.0%}); {median(a_call[name]):.2f} ms of CPU a call, "
+            f"{few[name]:.2f} s for a run of two; {max(t.seen['most_at_once'] for t in of)} at once were seen"
+        )
+    if before:
+        share = median(now / then for now, then in zip(a_call["now"], a_call["before"], strict=True))
+        whole_share = median(now.cpu_s / then.cpu_s for now, then in zip(took["now"], took["before"], strict=True))
+        print(f"now {share:.2f} of the CPU time a call before, {whole_share:.2f} of that of the whole run")
 
 
 def main() -> None:
@@ -222,13 +249,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=2000)
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="where the peers' environments are kept")
     parser.add_argument("--only", choices=["peers", "throughput"])
+    parser.add_argument("--before", type=Path, help="another version of this package, to be measured in turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(options.folder.resolve(), Path(temporary), options.questions)
         if options.only != "throughput":
             compare(bench, options.rounds)
         if options.only != "peers":
-            throughput(bench, options.rounds)
+            throughput(bench, options.rounds, options.before and options.before.resolve())
 
 
 if __name__ == "__main__":

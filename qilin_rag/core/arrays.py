@@ -20,7 +20,7 @@ def positions_in(ascending: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> npt.N
     """
     if not len(ascending):
         return np.full(len(wanted), -1, np.int64)
-    positions = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1).astype(np.int64, copy=False)
+    positions = np.minimum(ascending.searchsorted(wanted), len(ascending) - 1).astype(np.int64, copy=False)
     return np.where(ascending[positions] == wanted, positions, -1)
 
 

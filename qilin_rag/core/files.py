@@ -272,11 +272,11 @@ class LineWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         """Use `file`, which is open for appending and unbuffered."""
-        self._file = file
+        self._file, self._path = file, Path(file.name)
 
     def write(self, exchange: Exchange) -> None:
         """Append one line."""
-        with writing(Path(self._file.name)):
+        with writing(self._path):
             write_all(self._file, exchange.model_dump_json().encode() + b"\n")
 
 

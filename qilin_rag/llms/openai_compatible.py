@@ -27,7 +27,7 @@ from qilin_rag.llms.image_parts import messages_in_parts
 from qilin_rag.llms.image_tokens import Rule, rule_of
 from qilin_rag.llms.refusal_bodies import refusal_in_answer
 from qilin_rag.llms.refusals import as_error, ask_with_retries
-from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
+from qilin_rag.llms.replies import PASSING, STOP, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,8 @@ class OpenAICompatible(LLM):
     @property
     def _server(self) -> Endpoint:
         """Return the client of the server, which is made once."""
-        if self._endpoint is None:
-            self._endpoint = Endpoint(
+        if (endpoint := self._endpoint) is None:
+            endpoint = self._endpoint = Endpoint(
                 self.base_url,
                 self.model,
                 api_key_env=self.api_key_env,
@@ -212,7 +212,7 @@ class OpenAICompatible(LLM):
                 timeout_s=self.timeout_s,
                 left_out=_LEFT_OUT,
             )
-        return self._endpoint
+        return endpoint
 
     def api_key(self) -> str:
         """Return the key that is sent.
@@ -352,7 +352,7 @@ class OpenAICompatible(LLM):
         redacted_texts = {
             name: self._redacted(text)
             for name in ("finish_reason", "why_empty")
-            if (text := getattr(completion, name)) is not None
+            if (text := getattr(completion, name)) not in (None, STOP)
         }
         return completion.model_copy(update={"model": model, "latency_s": latency_s, **redacted_texts})
 

@@ -310,8 +310,10 @@ def _whole(
 
 def _count(counts: Mapping[str, Any], *names: str) -> int | None:
     """Return the first of these numbers that is valid."""
-    found = (read_count(counts.get(name)) for name in names)
-    return next((count for count in found if count is not None and count <= _MOST_TOKENS), None)
+    for name in names:
+        if (count := read_count(counts.get(name))) is not None and count <= _MOST_TOKENS:
+            return count
+    return None
 
 
 def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -97,6 +97,8 @@ class PicturesRead(NamedTuple):
 
     def sent_with(self, prompt: RenderedPrompt) -> dict[str, Any]:
         """Return the fields of a sample that say which images of the notes in a prompt were sent."""
+        if not prompt.images and not self.left_out:
+            return {"images": [], "images_left_out": {}}
         left_out: Counter[str] = Counter()
         for note in prompt.notes:
             left_out.update(self.left_out.get(note.note_idx, {}))
