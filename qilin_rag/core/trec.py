@@ -42,9 +42,11 @@ def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:
 
     Scores count down to 1 with the rank, so that no evaluator can reorder ties.
     """
+    tag = trec_id(tag)
     return "".join(
-        f"{trec_id(question_id)} Q0 {hit.note_idx} {hit.rank} {len(hits) - hit.rank + 1} {trec_id(tag)}\n"
+        f"{name} Q0 {hit.note_idx} {hit.rank} {len(hits) - hit.rank + 1} {tag}\n"
         for question_id, hits in rankings
+        for name in [trec_id(question_id)]
         for hit in hits
     )
 

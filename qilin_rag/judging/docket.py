@@ -33,8 +33,8 @@ from qilin_rag.pipeline.cost import Tally, cost_of, spent_on
 from qilin_rag.pipeline.forecast import Call, Plan, found_in_cache, priced, spread
 from qilin_rag.pipeline.identity import llm_identity, llm_label
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
-from qilin_rag.pipeline.scoring import doubts_of
 from qilin_rag.pipeline.shared import Shared
+from qilin_rag.pipeline.totals import doubts_of
 from qilin_rag.prompts.judge import JudgePrompt, PromptValues
 from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
 

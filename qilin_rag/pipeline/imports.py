@@ -146,9 +146,8 @@ def import_answers(
             directory.write_questions(questions)
             write_text(directory.path / SAMPLES, "".join(f"{sample.model_dump_json()}\n" for sample in samples))
             write_note_names(directory.path, dataset.notes, questions, samples)
-        finished, lines = directory.read_samples()
         its_scorers = scorers_for(manifest, config.metrics.values())
-        summary = score_directory(directory, finished, lines, its_scorers, config.seed)
+        summary = score_directory(directory, its_scorers, config.seed).summary
         if earlier is None:
             done = {"state": "complete", "updated": now(), "cost": cost_of(summary, None)}
             manifest = manifest.model_copy(update=done)

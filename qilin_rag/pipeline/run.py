@@ -91,9 +91,7 @@ def score_runs(
         for directory in directories:
             with directory.locked():
                 manifest = directory.read_complete()
-                finished, lines = directory.read_samples()
-                its_scorers = scorers_for(manifest, scorers)
-                summary = score_directory(directory, finished, lines, its_scorers, manifest.seed)
+                summary = score_directory(directory, scorers_for(manifest, scorers), manifest.seed).summary
             yield Run(directory, manifest, summary)
             advance()
     say_left_out(left_out, " ".join(str(directory.path) for directory in directories))

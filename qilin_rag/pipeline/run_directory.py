@@ -41,6 +41,7 @@ from qilin_rag.core.files import (
     read_json,
     read_lines,
     validated,
+    write_parts,
     write_text,
     writing,
 )
@@ -244,9 +245,16 @@ class RunDirectory:
         The summary names the scores it is of by their hash, so they are new once the summary is; until they have their
         name they are beside the old ones.
         """
-        text = as_lines(scores)
-        self._write(NEW_SCORES, text)
-        content = {**summary.model_dump(mode="json"), _OF_SCORES: hashlib.sha256(text.encode()).hexdigest()}
+        digest = hashlib.sha256()
+
+        def lines() -> Iterator[str]:
+            for score in scores:
+                line = f"{score.model_dump_json()}\n"
+                digest.update(line.encode())
+                yield line
+
+        write_parts(self.path / NEW_SCORES, lines())
+        content = {**summary.model_dump(mode="json"), _OF_SCORES: digest.hexdigest()}
         self._write(SUMMARY, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         with writing(self.path / SCORES):
             (self.path / NEW_SCORES).replace(self.path / SCORES)
@@ -337,13 +345,22 @@ class RunDirectory:
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; samples.jsonl keeps the retriever's own scores."""
+        tag = self.path.resolve().name
         rankings = ((sample.question_id, sample.hits) for sample in samples)
-        self._write(TREC_RUN, format_trec(rankings, tag=self.path.resolve().name))
+        write_parts(self.path / TREC_RUN, (format_trec([ranking], tag) for ranking in rankings))
+
+    def read_finished(self) -> dict[str, Sample]:
+        """Read the last sample of each question by id, without its prompt, which is long."""
+        return {each.question_id: each.model_copy(update={"messages": []}) for each in self.each_sample()}
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
         """Read the last sample of each question by id, and all samples ever written; skip a half last line."""
         lines = list(read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
+
+    def each_sample(self) -> Iterator[Sample]:
+        """Read all samples ever written, one after another; skip a half last line."""
+        return read_lines(self.path / SAMPLES, Sample, half_line_ok=True)
 
     def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
         """Read the last sample of each of these questions, in their order; raise a UsageError if one has none."""

@@ -27,7 +27,7 @@ from qilin_rag.llms.serving.server import Served, engine_of
 from qilin_rag.pipeline.answering import answer, calls_left, pending_questions
 from qilin_rag.pipeline.asking import Asking
 from qilin_rag.pipeline.clock import Clock
-from qilin_rag.pipeline.cost import calls_s, cost_of, rerank_cost, total_cost
+from qilin_rag.pipeline.cost import cost_of, rerank_cost, total_cost
 from qilin_rag.pipeline.early_scores import EarlyScores
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.identity import (
@@ -181,7 +181,7 @@ def find_work(prepared: Prepared, is_alone: bool = False) -> Work:
     """
     config, directory, clock = prepared.config, prepared.directory, Clock()
     earlier = earlier_manifest(directory, prepared.identity)
-    finished = {} if config.fresh else directory.read_samples()[0]
+    finished = {} if config.fresh else directory.read_finished()
     pending = pending_questions(prepared.questions, finished)
     repeats = {} if config.fresh else _repeats_left(prepared, finished)
     n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
@@ -281,20 +281,17 @@ def finish(answered: Answered) -> Run:
     """Score the samples and mark the run as complete; call it with the directory locked."""
     prepared, clock = answered.work.prepared, answered.work.clock
     directory = prepared.directory
-    with clock.kept_by(directory):
-        finished, lines = directory.read_samples()
-        with clock.stage("scoring"):
-            summary = score_directory(
-                directory, finished, lines, prepared.scorers, prepared.config.seed, answered.work.early
-            )
+    with clock.kept_by(directory), clock.stage("scoring"):
+        scorers, seed = prepared.scorers, prepared.config.seed
+        summary, calls_s = score_directory(directory, scorers, seed, answered.work.early)
     queries = use_of_run(directory, answered.manifest.config)
     took = {
-        "generation_s": calls_s([*lines, *directory.read_repeats()]),
+        "generation_s": calls_s,
         "times": clock.end() if answered.times is None else answered.times,
         "cost": total_cost(cost_of(summary, prepared.config.llm.price), queries, answered.work.reranked),
         "queries": queries,
     }
-    write_note_names(directory.path, prepared.dataset.notes, prepared.questions, finished.values())
+    write_note_names(directory.path, prepared.dataset.notes, prepared.questions, directory.each_sample())
     manifest = answered.manifest.model_copy(update={"state": "complete", "updated": now(), **took})
     directory.write_manifest(manifest)
     return Run(directory, manifest, summary)
@@ -346,7 +343,7 @@ def _only_this_run() -> Iterator[None]:
 
 def _repeated_jobs(prepared: Prepared) -> list[Job]:
     """Return the repetitions that are left, each with the notes of its first answer."""
-    finished, _ = prepared.directory.read_samples()
+    finished = prepared.directory.read_finished()
     left = _repeats_left(prepared, finished)
     times = [question for question in prepared.questions for _ in range(left.get(question.id, 0))]
     return [Job(question, Retrieved(finished[question.id].hits)) for question in times]
