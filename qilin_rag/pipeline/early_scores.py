@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from qilin_rag.core.types import Question, Sample, Score
+from qilin_rag.core.types import Question, Sample
 from qilin_rag.pipeline.clock import Clock
 from qilin_rag.scorers import Scorer
+from qilin_rag.scorers.table import ScoreTable
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 16  # many enough that a call of a scorer costs little, few enough that no reply waits for it
-NO_SCORES: Mapping[str, list[Score]] = {}
 
 
 class EarlyScores:
@@ -19,8 +19,9 @@ class EarlyScores:
 
     def __init__(self, scorers: Sequence[Scorer], questions: Sequence[Question], clock: Clock) -> None:
         """Begin without a score; `questions` are those that may be answered."""
-        self._by_scorer: dict[Scorer, dict[str, list[Score]]] = {each: {} for each in scorers if each.one_by_one}
         self._questions = {question.id: question for question in questions}
+        ids = list(self._questions)
+        self._by_scorer = {each: ScoreTable(ids) for each in scorers if each.one_by_one}
         self._clock = clock
         self._waiting: list[Sample] = []
 
@@ -35,16 +36,13 @@ class EarlyScores:
         samples, self._waiting = self._waiting, []
         questions = [self._questions[each.question_id] for each in samples]
         with self._clock.stage("scoring"):
-            for scorer, known in list(self._by_scorer.items()):
+            for scorer, table in list(self._by_scorer.items()):
                 try:
-                    made = scorer.score(samples, questions)
+                    table.add(scorer.score(samples, questions))
                 except Exception:
                     logger.debug("%s can't score while questions are asked", scorer.called(), exc_info=True)
                     del self._by_scorer[scorer]
-                    continue
-                for score in made:
-                    known.setdefault(score.question_id, []).append(score)
 
-    def of(self, scorer: Scorer) -> Mapping[str, list[Score]]:
-        """Return the scores of a scorer by question, in the order in which it gave them."""
-        return self._by_scorer.get(scorer, NO_SCORES)
+    def of(self, scorer: Scorer) -> ScoreTable | None:
+        """Return the scores of a scorer; None if it did not score."""
+        return self._by_scorer.get(scorer)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from qilin_rag.core.errors import QilinError, UsageError
@@ -12,12 +12,13 @@ from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.text import clean
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.types import Exchange, Question, Sample, Score, Summary
-from qilin_rag.pipeline.early_scores import NO_SCORES, EarlyScores
+from qilin_rag.pipeline.early_scores import EarlyScores
 from qilin_rag.pipeline.run_directory import SAMPLES, Manifest, RunDirectory
 from qilin_rag.pipeline.stored_samples import StoredSamples
 from qilin_rag.pipeline.totals import Totals
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
+from qilin_rag.scorers.table import ScoreTable
 
 _AT_ONCE = 256  # samples that are read and scored
 
@@ -86,51 +87,56 @@ def is_misnamed(manifest: Manifest, metric: str, signature: str) -> bool:
     return is_outdated(signature) and top_k is not None and k is not None and k > top_k
 
 
-def score_samples(
-    scorers: Iterable[Scorer],
-    samples: Sequence[Sample] | StoredSamples,
-    questions: Sequence[Question],
-    early: EarlyScores | None = None,
-) -> list[Score]:
-    """Score all samples by all scorers, except those with `early` scores; each has the signature of its metric."""
-    scores: list[Score] = []
-    wanted = Counter(question.id for question in questions)
-    for scorer in scorers:
-        with third_party(f"metric {scorer.called()}"):
-            signatures = scorer.signatures()
-            made = _score(scorer, samples, questions, early.of(scorer) if early else NO_SCORES)
-            scores += [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
-        for metric in signatures:
-            if Counter(score.question_id for score in made if score.metric == metric) != wanted:
-                raise UsageError(f"metric {scorer.called()} must give each question one score of {metric!r}")
+def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
+    """Score all samples by all scorers; each score carries the signature of its metric."""
+    return [score for scorer in scorers for score in _score(scorer, samples, questions)]
+
+
+def _score(scorer: Scorer, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
+    """Return the signed scores of all samples by one scorer."""
+    with third_party(f"metric {scorer.called()}"):
+        signatures = scorer.signatures()
+        made = scorer.score(samples, questions)
+        scores = [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
+    wanted = Counter(sample.question_id for sample in samples)
+    for metric in signatures:
+        if Counter(score.question_id for score in made if score.metric == metric) != wanted:
+            raise _wrong_scores(scorer, metric)
     return scores
 
 
-def _score(
-    scorer: Scorer,
-    samples: Sequence[Sample] | StoredSamples,
-    questions: Sequence[Question],
-    known: Mapping[str, list[Score]],
-) -> list[Score]:
-    """Return the scores of one scorer, of which some are known by question; read only a few samples at once if it can.
+def _score_stored(
+    scorer: Scorer, samples: StoredSamples, questions: Sequence[Question], early: EarlyScores | None
+) -> Iterable[Score]:
+    """Return the signed scores of the samples of a run by one scorer, without those samples that have early scores.
 
-    All samples of a run are given to a scorer that may need them all.
+    Only a few samples are read at a time, unless the scorer may need all of them.
     """
-    if isinstance(samples, Sequence) or not scorer.one_by_one:
-        return scorer.score(samples if isinstance(samples, Sequence) else list(samples), questions)
-    if all(question.id in known for question in questions):
-        return [score for question in questions for score in known[question.id]]
-    made: list[Score] = []
-    rows = zip(samples, questions, strict=True)
-    while some := list(islice(rows, _AT_ONCE)):
-        new = [row for row in some if row[1].id not in known]
-        found = scorer.score([sample for sample, _ in new], [question for _, question in new])
-        by_question: dict[str, list[Score]] = {}
-        for score in found:
-            by_question.setdefault(score.question_id, []).append(score)
-        for _, question in some:
-            made += known.get(question.id) or by_question.get(question.id, [])
-    return made
+    if not scorer.one_by_one:
+        return _score(scorer, list(samples), questions)
+    ids = [question.id for question in questions]
+    known = early.of(scorer) if early else None
+    table = known if known is not None and known.ids == ids else ScoreTable(ids)
+    if known is not None and known is not table:  # of some of the questions
+        table.add(score for score in known if known.has(score.question_id))
+    with third_party(f"metric {scorer.called()}"):
+        signatures = scorer.signatures()
+        is_done = all(map(table.has, ids))
+        pairs = zip(samples, questions, strict=True)
+        rows = iter(()) if is_done else (pair for pair in pairs if not table.has(pair[1].id))
+        while some := list(islice(rows, _AT_ONCE)):
+            table.add(scorer.score([sample for sample, _ in some], [question for _, question in some]))
+    for metric, column in table.columns.items():
+        if not column.is_complete or metric not in signatures:
+            raise _wrong_scores(scorer, metric)
+        column.sign(clean(signatures[metric]))
+    if lacking := signatures.keys() - table.columns.keys():
+        raise _wrong_scores(scorer, min(lacking))
+    return table
+
+
+def _wrong_scores(scorer: Scorer, metric: str) -> UsageError:
+    return UsageError(f"metric {scorer.called()} must give each question one score of {metric!r}")
 
 
 class Scored(NamedTuple):
@@ -151,7 +157,7 @@ def score_directory(
     if len(questions) != (n_questions := directory.read_manifest().n_questions):
         raise UsageError(f"{directory.path}: questions.jsonl has {len(questions)} of its {n_questions} questions")
     samples = StoredSamples(directory.path / SAMPLES, [question.id for question in questions])
-    made = score_samples(scorers, samples, questions, early)
+    made = [_score_stored(scorer, samples, questions, early) for scorer in scorers]
     totals = Totals(directory.read_repeats())
 
     def counted() -> Iterator[Sample]:
@@ -172,21 +178,22 @@ def add_scores(
     """Replace the scores of these metrics, and write run.trec, scores.jsonl and summary.json."""
     totals = Totals(directory.read_repeats(), samples, lines)
     directory.write_trec_run(samples)
-    return _keep_scores(directory, totals, made, seed)
+    return _keep_scores(directory, totals, [made], seed)
 
 
-def _keep_scores(directory: RunDirectory, totals: Totals, made: list[Score], seed: int) -> Summary:
+def _keep_scores(directory: RunDirectory, totals: Totals, made: Sequence[Iterable[Score]], seed: int) -> Summary:
     """Replace the scores of these metrics in scores.jsonl, and write summary.json."""
-    again = {(score.metric, score.question_id) for score in made}
-    is_about_hits_anew = any(is_about_hits(score.signature) for score in made)
-    kept = [
-        score
-        for score in directory.read_scores()
-        if (score.metric, score.question_id) not in again and not (is_about_hits_anew and is_outdated(score.signature))
-    ]
-    scores = kept + made
-    summary = totals.summary(scores, seed)
-    directory.write_figures(scores, summary)
+    kept = directory.read_scores()
+    if kept:
+        again = {(score.metric, score.question_id) for scores in made for score in scores}
+        hits_anew = any(is_about_hits(score.signature) for scores in made for score in scores)
+        kept = [
+            score
+            for score in kept
+            if (score.metric, score.question_id) not in again and not (hits_anew and is_outdated(score.signature))
+        ]
+    summary = totals.summary(chain(kept, *made), seed)
+    directory.write_figures(chain(kept, *made), summary)
     return summary
 
 

@@ -11,6 +11,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.types import Exchange, LeftOut, Repeats, Sample, Score, Status, Summary
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.scorers.summary import summarise_metrics
+from qilin_rag.scorers.table import ScoreTable
 
 
 class Totals:
@@ -76,16 +77,9 @@ class Totals:
 
     def summary(self, scores: Iterable[Score], seed: int = 0) -> Summary:
         """Return the summary; see `scoring.summarise`."""
-        wanted = set(self._ids)
-        by_metric: dict[str, list[Score]] = {}
-        for score in scores:
-            if score.question_id in wanted:
-                by_metric.setdefault(score.metric, []).append(score)
-        complete = {
-            metric: _by_question(found, self._ids)
-            for metric, found in by_metric.items()
-            if len(found) == len(self._ids) and len({score.signature for score in found}) == 1
-        }
+        table = ScoreTable(self._ids)
+        table.add(scores)
+        complete = {metric: column for metric, column in table.columns.items() if column.is_complete}
         taken = self._tally
         return Summary(
             metrics=summarise_metrics(complete, query_clusters(self._queries), seed),
@@ -157,8 +151,3 @@ def _compare_repeats(first: dict[str, str], repeats: Iterable[Sample]) -> Repeat
     changed = sum(any(answer != first[question_id] for answer in answers) for question_id, answers in complete.items())
     share = changed / len(complete)
     return Repeats(times=1 + times, questions=len(complete), changed=changed, share_changed=share)
-
-
-def _by_question(scores: Iterable[Score], question_ids: Iterable[str]) -> list[Score]:
-    by_question = {score.question_id: score for score in scores}
-    return [by_question[question_id] for question_id in question_ids]

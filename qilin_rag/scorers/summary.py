@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qilin_rag.core.stats import Clusters, mean_bounds, standard_error
 from qilin_rag.core.types import SCALE, Mark, MetricSummary, Score, Status, Summary
+from qilin_rag.scorers.table import ScoreColumn
 
 H = TypeVar("H", bound=str)
 
@@ -50,9 +51,15 @@ def summarise_metrics(
             ci95_method=interval.method if interval else None,
             no_interval=no_interval,
             signature=scores[0].signature,
-            reasons=dict(sorted(Counter(score.reason for score in scores if score.reason).items())),
+            reasons=_count_reasons(scores),
         )
     return summaries
+
+
+def _count_reasons(scores: Sequence[Score]) -> dict[str, int]:
+    if isinstance(scores, ScoreColumn):
+        return scores.count_reasons()
+    return dict(sorted(Counter(score.reason for score in scores if score.reason).items()))
 
 
 MARKS: dict[Mark, str] = {
@@ -75,8 +82,13 @@ def doubts(summary: Summary) -> list[str]:
 
 def as_values(columns: Sequence[Sequence[Score]]) -> npt.NDArray[np.float64]:
     """Return scores as (n, n_columns), NaN for unscored ones."""
-    nan = math.nan
-    return np.array([[nan if score.value is None else score.value for score in scores] for scores in columns]).T
+    return np.array([_values(scores) for scores in columns]).T
+
+
+def _values(scores: Sequence[Score]) -> Sequence[float]:
+    if isinstance(scores, ScoreColumn):
+        return scores.values
+    return [math.nan if score.value is None else score.value for score in scores]
 
 
 def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
