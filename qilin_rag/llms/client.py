@@ -40,7 +40,7 @@ class Client:
     """Connections to one server, for one event loop; they are kept for the next requests."""
 
     def __init__(self, address: str, key: str, query: Mapping[str, str], section: str = "llm") -> None:
-        """Open the client; the first request connects.
+        """Open the client on the running event loop; the first request connects.
 
         Args:
             address: The address of the server.
