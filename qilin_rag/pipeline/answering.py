@@ -16,7 +16,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import ContextOverflowError
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete
-from qilin_rag.pipeline.jobs import Job, Retrieved
+from qilin_rag.pipeline.jobs import Coming, Job, Retrieved
 from qilin_rag.pipeline.note_pictures import PictureReader
 from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
 from qilin_rag.prompts.answer import NO_PICTURES, NoteForm, Pictures, Prompt
@@ -104,6 +104,8 @@ async def _answer(
 ) -> Asked[Sample]:
     """Ask one question; drop the worst note and ask again as long as the prompt is too long for the LLM."""
     question, found, lost = job
+    if isinstance(found, Coming):
+        found = await found.get()
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,

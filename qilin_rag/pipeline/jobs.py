@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from qilin_rag.core.types import Hit, Question
@@ -21,11 +22,27 @@ class Retrieved(NamedTuple):
     n_missing: int = 0
 
 
+class Coming(NamedTuple):
+    """What another thread retrieves for a question, in a block of questions."""
+
+    block: Future[list[Retrieved]]
+    place: int
+
+    async def get(self) -> Retrieved:
+        """Wait for it, while others ask.
+
+        Raises:
+            Exception: The error of the retrieval.
+        """
+        found = self.block.result() if self.block.done() else await asyncio.wrap_future(self.block)
+        return found[self.place]
+
+
 class Job(NamedTuple):
     """A question to ask, with the notes that were retrieved for it; `lost` says why it can't be asked."""
 
     question: Question
-    found: Retrieved
+    found: Retrieved | Coming
     lost: str | None = None
 
 
@@ -60,22 +77,26 @@ class Jobs:
             first: The number of questions to retrieve now.
             retrieve: Returns what is found for some questions, which does not depend on the others. It is called by one
                 other thread.
-            clock: Counts the seconds that somebody waits for retrieval.
+            clock: Counts the seconds of the first ones.
         """
         with clock.stage("retrieval"):
             found = retrieve(questions[:first])
-        return cls(questions, _ahead(questions, found, retrieve, clock))
+        return cls(questions, _ahead(questions, found, retrieve))
 
 
-def _ahead(questions: Sequence[Question], found: list[Retrieved], retrieve: Retrieve, clock: Clock) -> Iterator[Job]:
+def _ahead(questions: Sequence[Question], found: list[Retrieved], retrieve: Retrieve) -> Iterator[Job]:
     """Yield the jobs; while those of a block are asked, the next block is retrieved."""
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as thread:
-        done = 0
-        while done < len(questions):
-            block, rest = questions[done : done + len(found)], done + len(found)
-            coming = thread.submit(context.run, retrieve, questions[rest : rest + BLOCK])
-            yield from (Job(*each) for each in zip(block, found, strict=True))
-            with clock.stage("retrieval"):
-                found = coming.result()
-            done = rest
+
+        def submit(start: int) -> Future[list[Retrieved]]:
+            return thread.submit(context.run, retrieve, questions[start : start + BLOCK])
+
+        start = len(found)
+        coming = submit(start)
+        yield from (Job(*each) for each in zip(questions[:start], found, strict=True))
+        while start < len(questions):
+            block, coming = coming, submit(start + BLOCK)
+            for place, question in enumerate(questions[start : start + BLOCK]):
+                yield Job(question, Coming(block, place))
+            start += BLOCK

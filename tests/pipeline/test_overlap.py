@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from qilin_rag.llms import LLM
 from qilin_rag.pipeline import jobs
 from qilin_rag.pipeline.clock import Clock
 from qilin_rag.pipeline.finished import Run
-from qilin_rag.pipeline.jobs import Jobs, Retrieved
+from qilin_rag.pipeline.jobs import Coming, Jobs, Retrieved
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import SAMPLES
 from qilin_rag.pipeline.stored_samples import StoredSamples
@@ -257,6 +258,13 @@ def test_blocks_are_retrieved_in_order_and_each_question_once() -> None:
 
     made = Jobs.retrieved_ahead(questions, 10, retrieve, Clock())
     assert asked == [str(i) for i in range(10)] and len(made) == 3000
-    assert [(job.question.id, job.found.hits[0].note_idx) for job in made] == [(str(i), i) for i in range(3000)]
+
+    async def get() -> list[tuple[str, int]]:
+        pairs = [
+            (job.question.id, await job.found.get() if isinstance(job.found, Coming) else job.found) for job in made
+        ]
+        return [(question_id, found.hits[0].note_idx) for question_id, found in pairs]
+
+    assert asyncio.run(get()) == [(str(i), i) for i in range(3000)]
     assert asked == [question.id for question in questions]
     assert list(Jobs.retrieved_ahead([], 10, retrieve, Clock())) == []
