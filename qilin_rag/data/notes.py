@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,7 @@ class NoteStore:
         self._data_sha256 = data_sha256
         self._order = np.argsort(note_idxs, kind="stable")
         self._sorted = note_idxs[self._order]
+        self._ascending = self._sorted.data
         self._text = self._reader(_TEXT)
         self._groups: dict[int, list[pa.Array]] = {}
         n_groups = -(-len(note_idxs) // _GROUP_ROWS)
@@ -164,12 +166,16 @@ class NoteStore:
             UsageError: if a note does not exist; the error names it.
         """
         notes = []
-        for slot in self.slots(note_idxs).tolist():
+        for note_idx in note_idxs:
+            place = bisect_left(self._ascending, note_idx)  # for a few notes quicker than `slots`
+            if place == len(self._ascending) or self._ascending[place] != note_idx:
+                self.slots(note_idxs)  # raises the error
+            slot = int(self._order[place])
             group, row = divmod(slot, _GROUP_ROWS)
             if group not in self._groups:  # mapped, not read: the memory is that of a few small objects
                 self._groups[group] = self._text.get_batch(group).columns
-            note_idx, title, content = self._groups[group]
-            notes.append(Note(note_idx=note_idx[row].as_py(), title=title[row].as_py(), content=content[row].as_py()))
+            _, titles, contents = self._groups[group]
+            notes.append(Note(note_idx=int(note_idx), title=titles[row].as_py(), content=contents[row].as_py()))
         return notes
 
     def read(self, note_idxs: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:

@@ -192,7 +192,7 @@ def _keep_scores(directory: RunDirectory, totals: Totals, made: Sequence[Iterabl
             for score in kept
             if (score.metric, score.question_id) not in again and not (hits_anew and is_outdated(score.signature))
         ]
-    summary = totals.summary(chain(kept, *made), seed)
+    summary = totals.summary([kept, *made], seed)
     directory.write_figures(chain(kept, *made), summary)
     return summary
 
@@ -209,4 +209,4 @@ def summarise(
     A metric is summed up if all `samples` have a score by it under one signature; scores of other questions
     (of a run with a larger limit) are passed over.
     """
-    return Totals(repeats, samples, lines).summary(scores, seed)
+    return Totals(repeats, samples, lines).summary([scores], seed)

@@ -75,10 +75,14 @@ class Totals:
         if sample.question_id in self._repeated and sample.is_answered:
             self._first[sample.question_id] = sample.answer
 
-    def summary(self, scores: Iterable[Score], seed: int = 0) -> Summary:
-        """Return the summary; see `scoring.summarise`."""
+    def summary(self, scores: Iterable[Iterable[Score]], seed: int = 0) -> Summary:
+        """Return the summary of these groups of scores; see `scoring.summarise`."""
         table = ScoreTable(self._ids)
-        table.add(scores)
+        for group in scores:
+            if isinstance(group, ScoreTable) and group.ids == self._ids:
+                table.columns.update(group.columns)
+            else:
+                table.add(group)
         complete = {metric: column for metric, column in table.columns.items() if column.is_complete}
         taken = self._tally
         return Summary(
