@@ -173,10 +173,8 @@ def _folded(text: str) -> str:
             text = place.sub(sign, text)
     for char in set(_COMPATIBLE.findall(text)):  # else NFKC is slow
         text = text.replace(char, unicodedata.normalize("NFKC", char))
-    folded = ""
-    while text != folded:  # to fold what is folded changes nothing
-        folded = text.casefold()
-        text = unicodedata.normalize("NFKC", folded)
+    while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
+        text = folded
     return text
 
 

@@ -152,3 +152,11 @@ STRIPPED_PIECES = [*"[]1-2^*_`茶 a。①²\0\r\u0301\u200d\u200b가\u11a8〜⺠
 def test_texts_are_stripped_and_normalised_at_once(pieces: list[str]) -> None:
     joined = "".join(pieces)
     assert text.strip_and_normalise([joined, "茶"]) == [text.normalise(text.strip_markup(joined)), "茶"]
+
+
+def test_every_letter_has_an_end_of_folding() -> None:
+    letters = "ΐΰẞŉǰẖﬃİı\u1fb3\u1fd3\u1fe3"
+    for letter in [*letters, letters]:  # ΐ folds to three code points, which compose to ΐ again
+        folded = text.normalise(letter)
+        assert folded == text.normalise(folded)
+        assert text.strip_and_normalise([letter]) == [folded]
