@@ -175,7 +175,9 @@ def _names_in(text: str) -> tuple[set[str], set[str]]:
 
 def _functions_of(cls: type) -> list[FunctionType]:
     """Return the methods that a class itself defines."""
-    members = (getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values())
+    members = (
+        getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in list(vars(cls).values())
+    )
     return [each for each in members if isinstance(each, FunctionType)]
 
 

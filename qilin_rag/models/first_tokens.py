@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 _BEGINS = re.compile(r"[\u4e00-\u9fff]|(?<=[ \n\r\t])[A-Za-z0-9]")
-"""Where BERT's tokenizer begins a word that is never empty: at an ideograph, and at a letter or digit after a space."""
+"""Beginnings of BERT's words that are never empty: an ideograph, a letter or digit after a space."""
 
 
 def with_first_tokens(tokenizer: Any, inputs: Sequence[Any], n_tokens: int) -> list[Any]:

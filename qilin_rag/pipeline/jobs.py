@@ -23,7 +23,7 @@ class Retrieved(NamedTuple):
 
 
 class Coming(NamedTuple):
-    """What another thread retrieves for a question, in a block of questions."""
+    """The hits that another thread retrieves for a question, in a block of questions."""
 
     block: Future[list[Retrieved]]
     place: int

@@ -19,7 +19,7 @@ _AT_ONCE = 256
 
 
 class _Named(BaseModel):
-    """What a line is about; its other fields are read later."""
+    """The question and state of a line; its other fields are read later."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -55,7 +55,7 @@ class StoredSamples:
         return self._read(number for number in range(len(self._ends) - 1) if finals and number not in finals)
 
     def _scan(self) -> Iterator[str]:
-        """Yield the question of each line, and note where it ends."""
+        """Yield the question of each line, and note its end."""
         try:
             file = open_plain(self._path)
         except (FileNotFoundError, NotADirectoryError):

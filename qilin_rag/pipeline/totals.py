@@ -15,7 +15,7 @@ from qilin_rag.scorers.table import ScoreTable
 
 
 class Totals:
-    """What the summary of a run says of its samples, of which none is kept."""
+    """The counts and sums of a run's samples for its summary; no sample is kept."""
 
     def __init__(
         self, repeats: Sequence[Sample] = (), samples: Iterable[Sample] = (), lines: Iterable[Exchange] = ()

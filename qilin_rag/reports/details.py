@@ -46,7 +46,7 @@ class Details:
     @cached_property
     def calls(self) -> tuple[FirstAsked | None, Latency | None]:
         """Return what cached answers used at first, and the seconds of the calls."""
-        part = KeptPart(self._directory.path, "calls", [SAMPLES], self._manifest.model_dump_json())
+        part = KeptPart(self._directory.path, "calls", [SAMPLES], repr(self._manifest))
         if (content := part.read()) is not None:
             asked_before, latency = json.loads(content)
             return (

@@ -98,7 +98,7 @@ def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> IndexShard:
 
 
 class _Pieces(NamedTuple):
-    """What some notes are split into, note by note."""
+    """The pieces that some notes are split into, note by note."""
 
     pieces: pa.DictionaryArray
     n_pieces: npt.NDArray[np.int64]
