@@ -13,7 +13,6 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
@@ -28,7 +27,7 @@ SCHEMA_VERSION = 1
 _TEMPORARY = ".tmp"
 _MOST_LOOKS = 5
 _MOST_DEPTH = 100
-_PARTS_AT_ONCE = 1000
+_CHARS_AT_ONCE = 2**18
 
 
 def expanded(path: str | Path) -> Path:
@@ -161,14 +160,6 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
         replace_text(path, text)
 
 
-def write_parts(path: Path, parts: Iterable[str]) -> None:
-    """Write a plain file like `write_text`, from parts of which only a few are held at a time."""
-    parts = iter(parts)
-    with writing(path), atomic_path(path) as temporary, open_new(temporary) as file:
-        while some := list(islice(parts, _PARTS_AT_ONCE)):
-            write_all(file, "".join(some).encode())
-
-
 def replace_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a plain file like `write_text`, but raise OSError if the system refuses."""
     with atomic_path(path) as temporary, open_new(temporary) as file:
@@ -176,8 +167,16 @@ def replace_text(path: Path, text: str | Iterable[str]) -> None:
 
 
 def _write_parts(file: IO[bytes], text: str | Iterable[str]) -> None:
+    """Write a text, or its parts, small ones together."""
+    held: list[str] = []
+    n_chars = 0
     for part in [text] if isinstance(text, str) else text:
-        write_all(file, part.encode())
+        held.append(part)
+        n_chars += len(part)
+        if n_chars >= _CHARS_AT_ONCE:
+            write_all(file, "".join(held).encode())
+            held, n_chars = [], 0
+    write_all(file, "".join(held).encode())
 
 
 @contextmanager

@@ -41,7 +41,6 @@ from qilin_rag.core.files import (
     read_json,
     read_lines,
     validated,
-    write_parts,
     write_text,
     writing,
 )
@@ -253,7 +252,7 @@ class RunDirectory:
                 digest.update(line.encode())
                 yield line
 
-        write_parts(self.path / NEW_SCORES, lines())
+        write_text(self.path / NEW_SCORES, lines())
         content = {**summary.model_dump(mode="json"), _OF_SCORES: digest.hexdigest()}
         self._write(SUMMARY, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         with writing(self.path / SCORES):
@@ -347,7 +346,7 @@ class RunDirectory:
         """Replace run.trec; samples.jsonl keeps the retriever's own scores."""
         tag = self.path.resolve().name
         rankings = ((sample.question_id, sample.hits) for sample in samples)
-        write_parts(self.path / TREC_RUN, (format_trec([ranking], tag) for ranking in rankings))
+        write_text(self.path / TREC_RUN, (format_trec([ranking], tag) for ranking in rankings))
 
     def read_finished(self) -> dict[str, Sample]:
         """Read the last sample of each question by id, without its prompt, which is long."""
