@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.trec import trec_id, trec_of
 from qilin_rag.core.types import Hit, Question
@@ -75,7 +76,7 @@ class Details:
         except (OSError, UsageError):
             samples = self._directory.read_samples_of(self._questions.values())
             found = {question_id: _numbers(sample.hits) for question_id, sample in samples.items()}
-            digest_now = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+            digest_now = json_hash(found, sort_keys=False, ensure_ascii=True)
         part.keep(f"{digest_now}\n{json.dumps(found)}".encode())
         return found
 
