@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -116,7 +115,6 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         getattr(sys, name).reconfigure(encoding="utf-8", errors="replace")
     signals.install()
-    gc.set_threshold(50_000)  # most objects of a command live until its end: looking for others took 7% of a short run
     try:
         read_strictly(get_command(_build(only=next(iter(sys.argv[1:]), None))))()
     except SystemExit as end:

@@ -284,7 +284,7 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(made: Made, tmp_path: Path)
     requests = made.requests("recommendation", "train"), made.requests("recommendation", "validation")
     whole = train_ranker(ranker, *requests, made.catalogue, tmp_path / "whole")
     with watched_by(KillAt(6)), pytest.raises(Killed):
-        train_ranker(ranker.model_copy(update={"workers": 2}), *requests, made.catalogue, tmp_path / "killed")
+        train_ranker(ranker, *requests, made.catalogue, tmp_path / "killed")
     resumed = train_ranker(small(**ranker.model_dump()), *requests, made.catalogue, tmp_path / "killed")
     assert resumed[1:] == whole[1:]
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
