@@ -76,7 +76,6 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_LONG = 64  # characters, from which on a look-up table is faster
 _LONGEST_LABEL = 40  # characters of a path; fits a hub's owner and name
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
@@ -150,17 +149,6 @@ def normalise(text: str) -> str:
     >>> normalise("ＳＰＦ５０\u200b＋")
     'spf50+'
     """
-    if len(text) < _LONG:
-        return _normalise(text)
-    from qilin_rag.core.common_characters import normalise_common
-
-    text = text.replace("\ufe0f", "").replace("…", "...")  # they often make a text uncommon, and no neighbour matters
-    common = normalise_common(text, _normalise)
-    return _normalise(text) if common is None else common
-
-
-def _normalise(text: str) -> str:
-    """Normalise a text of any characters."""
     return _folded(visible(text))
 
 

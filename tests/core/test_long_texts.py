@@ -1,4 +1,4 @@
-"""Long texts of common characters are normalised by a table; they must be what Unicode's own steps make of them."""
+"""Long texts must be normalised to what Unicode's own steps make of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_long_text_with_other_characters(parts: list[str]) -> None:
     assert normalise(text) == by_unicode(text)
 
 
-def test_each_code_point_of_the_blocks_that_the_table_reads() -> None:
+def test_each_code_point_of_common_blocks_among_others() -> None:
     for start in (*range(0, 0x3400, 0x20), *range(0xFF00, 0x10000, 0x20), *range(0x1F000, 0x1FB00, 0x20)):
         text = f"{'长' * 64}{'长'.join(map(chr, range(start, start + 0x20)))}长"
         assert normalise(text) == by_unicode(text), hex(start)
