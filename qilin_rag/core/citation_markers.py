@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -149,12 +150,14 @@ _OPENINGS = re.compile(f"[{re.escape(''.join(_BY_OPENING))}]")
 MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
 WRAPPER = rf"(?=[(（\[［【〔<^$])(?:{'|'.join(_WRAPPERS)})"
 """Brackets that hold nothing but markers, whose characters were replaced by NULs."""
-BETWEEN_MARKERS = r"\0[ \t\u3000,，、;；]{1,3}(?=\0)"
+_SEPARATOR = r"[ \t\u3000,，、;；]"
+BETWEEN_MARKERS = rf"\0{_SEPARATOR}{{1,3}}(?=\0)"
 RANGE = _range(f"({_NUMBER})")
 """The numbers in a marker, and the last number of a range, which is at most `WIDEST_RANGE` above its first."""
 WIDEST_RANGE = 10
 _BLANKS = re.compile("\0+")
-_CLOSED = re.compile(r"\0[\s,，、;；]{0,2000}[)）\]］】〕<^}]")
+_GAP = re.compile(f"{_SEPARATOR}{{0,3}}")
+_CLOSED = re.compile(r"[\s,，、;；]{0,2000}[)）\]］】〕<^}]")
 _LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)"
 
 
@@ -199,34 +202,51 @@ def find_markers(text: str) -> list[CitationMarker]:
     >>> find_markers("先晾干[1][2-3]。")
     [CitationMarker(start=3, end=11, numbers=[1, 2, 3])]
     """
-    cited: list[tuple[int, tuple[int, ...]]] = []
-    pieces, blanked_to, searched_to = [], 0, 0
+    cited: list[tuple[int, int, tuple[int, ...]]] = []
+    searched_to = 0
     for opening in _OPENINGS.finditer(text):
         start = opening.start()
         if start < searched_to or not (match := _forms(opening[0]).match(text, start)):
             continue
         searched_to = match.end()
         if (numbers := _numbers(match[0])) is not None:
-            cited.append((start, numbers))
-            pieces += [text[blanked_to:start], _blanks(match)]
-            blanked_to = searched_to
-    if not cited:
-        return []
-    patterns = _patterns()
-    blanked = "".join([*pieces, text[blanked_to:]])
-    if _CLOSED.search(blanked):
-        blanked = patterns.wrapper.sub(_blanks, patterns.wrapper.sub(_blanks, blanked))  # ([[1]])
-    if len(cited) > 1:
-        blanked = patterns.between.sub(_blanks, blanked)
-    markers, remaining = [], iter([*cited, (len(text), ())])
-    start, numbers = next(remaining)
-    for run in _BLANKS.finditer(blanked):
+            cited.append((start, searched_to, numbers))
+    if any(_CLOSED.match(text, end) for _, end, _ in cited):
+        runs = [run.span() for run in _BLANKS.finditer(_blanked(text, cited))]
+    else:
+        runs = _joined(text, cited)
+    markers, remaining = [], iter([*cited, (len(text), 0, ())])
+    start, _, numbers = next(remaining)
+    for first, last in runs:
         together: list[int] = []
-        while start < run.end():
+        while start < last:
             together += numbers
-            start, numbers = next(remaining)
-        markers.append(CitationMarker(run.start(), run.end(), together))
+            start, _, numbers = next(remaining)
+        markers.append(CitationMarker(first, last, together))
     return markers
+
+
+def _joined(text: str, cited: Sequence[tuple[int, int, tuple[int, ...]]]) -> list[tuple[int, int]]:
+    """Return the start and end of each sequence of adjacent markers, none of which is in brackets of its own."""
+    runs: list[tuple[int, int]] = []
+    for start, end, _ in cited:
+        if runs and _GAP.fullmatch(text, runs[-1][1], start):
+            runs[-1] = runs[-1][0], end
+        else:
+            runs.append((start, end))
+    return runs
+
+
+def _blanked(text: str, cited: Sequence[tuple[int, int, tuple[int, ...]]]) -> str:
+    """Replace each marker, brackets that hold nothing else, and what is between two of them by NULs."""
+    pieces, done = [], 0
+    for start, end, _ in cited:
+        pieces += [text[done:start], _BLANK * (end - start)]
+        done = end
+    patterns = _patterns()
+    blanked = "".join([*pieces, text[done:]])
+    blanked = patterns.wrapper.sub(_blanks, patterns.wrapper.sub(_blanks, blanked))  # ([[1]])
+    return patterns.between.sub(_blanks, blanked)
 
 
 def _blanks(match: re.Match[str]) -> str:

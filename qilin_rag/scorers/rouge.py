@@ -71,18 +71,19 @@ class Rouge(TextScorer):
         """Return the best F1 over each answer's references."""
         self._learn(dict.fromkeys(target for targets in references for target in targets))
         texts = self.prepare_texts(answers)
-        known = [[self._known[target] for target in targets] for targets in references]
+        known = self._known
         pairs = [
-            [(target.beside(text), target.first) for target in targets]
-            for text, targets in zip(texts, known, strict=True)
+            [(known[target].beside(text), known[target].first) for target in targets]
+            for text, targets in zip(texts, references, strict=True)
         ]
         return [max((self.f1(*pair) for pair in of_answer), default=0.0) for of_answer in pairs]
 
     def _learn(self, references: Iterable[str]) -> None:
         """Prepare references, each once for all runs of this object."""
-        new = [reference for reference in references if reference not in self._known]
+        known = self._known
+        new = [reference for reference in references if reference not in known]
         for reference, text in zip(new, self.prepare_texts(new), strict=True):
-            self._known[reference] = TokenStrings(text, self.tokens)
+            known[reference] = TokenStrings(text, self.tokens)
 
 
 class RougeL(Rouge):

@@ -12,9 +12,9 @@ TokenKind = Literal["mixed", "word"]
 TOKENIZERS: dict[TokenKind, Callable[[str], Sequence[str]]] = {"mixed": mixed_tokens, "word": words}
 _FIRST, _LAST = 0xF0000, 0x10FFFE  # private use: seldom in a text
 _OTHER = "\U0010ffff"
-_LATIN = re.compile("[a-z0-9]{2,}")
-_PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
-_LATIN_OR_PRIVATE = re.compile(f"{_LATIN.pattern}|{_PRIVATE.pattern}")
+_LATIN = re.compile("([a-z0-9]{2,})")
+_PRIVATE = re.compile("([\U000f0000-\U0010ffff])")
+_LATIN_OR_PRIVATE = re.compile("([a-z0-9]{2,}|[\U000f0000-\U0010ffff])")
 _JOINING = ("\u200d", "\U0001f3f4")  # every mixed token of several characters that is not Latin has one
 
 
@@ -50,7 +50,9 @@ class TokenStrings:
     def _spell(self, text: str, character: Callable[[str], str]) -> str:
         if self._kind == "mixed" and not any(sign in text for sign in _JOINING):
             not_alone = _LATIN_OR_PRIVATE if _PRIVATE.search(text) else _LATIN  # quicker
-            return "".join(not_alone.sub(lambda found: character(found[0]), text).split())
+            parts = not_alone.split(text)  # every second one is such a token
+            parts[1::2] = map(character, parts[1::2])
+            return "".join("".join(parts).split())
         return "".join(
             token if len(token) == 1 and ord(token) < _FIRST else character(token)
             for token in TOKENIZERS[self._kind](text)
