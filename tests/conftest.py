@@ -134,6 +134,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["qilin-rag", *map(str, arguments)])
         monkeypatch.setenv("NO_COLOR", "1")
         monkeypatch.setattr("qilin_rag.cli.signals.install", lambda: None)  # they are this process's
+        monkeypatch.setattr("qilin_rag.cli._end_unflushed", lambda: sys.exit(1))  # this process has more to do
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 from typer.main import get_command
@@ -128,4 +129,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        os._exit(1)  # standard output may be what can't be written: it must not be flushed again
+        _end_unflushed()
+
+
+def _end_unflushed() -> NoReturn:
+    """End with code 1; standard output may be what can't be written, so it must not be flushed again."""
+    os._exit(1)
