@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qilin_rag.data.log_settings import LogSettings
-    from qilin_rag.rankers.ranking_directory import SliceSummary
+    from qilin_rag.rankers.ranking_directory import RankingSummary, SliceSummary
     from qilin_rag.rankers.run import Ranking
 
 _SLICE_FIGURES = ("mrr@10", "map@10", "ndcg@10", "recall@10", "precision@10")
+_AMONG_THEMSELVES = "Only these notes of each request, ranked among themselves"
 
 
 class Part(StrEnum):
@@ -80,6 +81,15 @@ def rank(
     first: Annotated[
         int | None, typer.Option(min=1, help="Rank only the first N requests by id; the paper's code took 1000.")
     ] = None,
+    candidates: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Notes to rank: exposed (what the user saw), recorded:bm25 or recorded:dpr (the 100 that Qilin "
+            "records), sampled:N or sampled:N:popularity (each click against N other notes), or trec:FILE.",
+        ),
+    ] = "exposed",
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of sampled candidates. [default: 0]")] = None,
     settings: RankerSettings = None,
     missing_notes: MissingNotes = Missing.error,
     note_fields: NoteFields = None,
@@ -95,12 +105,13 @@ def rank(
 ) -> None:
     """Rank the results of each request and score the clicks.
 
-    Ranks the results that the user saw. Writes a TREC run, the figures of each request, their means and slices;
-    `leaderboard --task` compares such runs.
+    Ranks the results that the user saw, or other `--candidates`. Writes a TREC run, the figures of each request, their
+    means and slices; `leaderboard --task` compares such runs.
 
     Examples:
         qilin-rag rank --ranker bm25 --task search --data data/Qilin
         qilin-rag rank --checkpoint bi --task search --data data/Qilin --slices
+        qilin-rag rank --ranker bm25 --data data/Qilin --candidates sampled:99
         qilin-rag rank --ranker random --data data/Qilin --first 1000 --json
     """
     from qilin_rag.rankers.ranking_directory import RankConfig
@@ -108,6 +119,8 @@ def rank(
     from qilin_rag.rankers.run import rank as rank_requests
 
     ui.set_up_logs(quiet or as_json, verbose)
+    if seed is not None and not candidates.startswith("sampled"):
+        raise UsageError("--seed is for --candidates sampled:N; the seed of a ranker is --set ranker.seed=N")
     of_ranker, of_log = _settings(settings, ranker)
     made = make_ranker(ranker, checkpoint, of_ranker)
     config = RankConfig(
@@ -115,6 +128,8 @@ def rank(
         task=task.value,
         split=split.value,
         first=first,
+        candidates=candidates,
+        seed=seed or 0,
         missing_notes=missing_notes.value,
         note_fields=note_fields_of(note_fields),
         log=of_log,
@@ -248,7 +263,8 @@ def _print(done: Ranking, with_slices: bool) -> None:
     config, ranker = manifest.config, manifest.ranker
     only = "" if config.first is None else f", the first {counted(config.first, 'request')}"
     label = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
-    console.print(f"{label}, {config.task} {config.split}{only}; {manifest.label}", style="bold")
+    of_candidates = f", {config.of_candidates}" if config.of_candidates else ""
+    console.print(f"{label}, {config.task} {config.split}{only}{of_candidates}; {manifest.label}", style="bold")
     if ranker.checkpoint:
         console.print(f"trained: {ranker.checkpoint}")
     hanging = {name: f"{ties.lowest:.4f} .. {ties.highest:.4f}" for name, ties in summary.ties.items()}
@@ -256,6 +272,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
         {name: each.model_copy(update={"reasons": {}}) for name, each in summary.metrics.items()},
         {"by order of ties": hanging} if hanging else None,
     )
+    _print_pooled(summary)
     if with_slices:
         _print_slices(summary.slices)
         for remark in summary.remarks:
@@ -269,6 +286,14 @@ def _print(done: Ranking, with_slices: bool) -> None:
             "each figure is the mean over all orders of ties",
             style="yellow",
         )
+    if counts.get("not_found"):
+        console.print(
+            f"{counts['not_found']:,} of {counted(counts['clicked'], 'clicked note')} not among the candidates: "
+            "they count as not found",
+            style="yellow",
+        )
+    if counts.get("without_candidates"):
+        console.print(f"{counted(counts['without_candidates'], 'request')} without candidates", style="yellow")
     if counts["left_out"]:
         console.print(
             f"{counted(counts['left_out'], 'candidate')} left out: their notes are not in the data", style="yellow"
@@ -280,13 +305,36 @@ def _print(done: Ranking, with_slices: bool) -> None:
     typer.echo(directory.path)
 
 
+def _print_pooled(summary: RankingSummary) -> None:
+    """Print the figures of the whole set, and why others are missing."""
+    from rich.table import Table
+
+    from qilin_rag.rankers.ranking_directory import why_missing
+
+    console = ui.console()
+    table = Table("whole set", "value", "95% interval", "of", box=None, pad_edge=False, header_style="bold")
+    for name, figure in summary.pooled.items():
+        if figure.value is not None:
+            interval = f"{figure.ci95[0]:.4f} .. {figure.ci95[1]:.4f}" if figure.ci95 else "-"
+            table.add_row(name, f"{figure.value:.4f}", interval, counted(figure.n, figure.unit.removesuffix("s")))
+    if table.row_count:
+        console.print()
+        console.print(table)
+    why = why_missing(summary)
+    for reason in dict.fromkeys(why.values()):
+        names = ", ".join(name for name, each in why.items() if each == reason)
+        console.print(f"no {names}: {reason}", style="dim")
+
+
 def _print_slices(slices: Sequence[SliceSummary]) -> None:
     """Print a table of the parts, each with the number of requests that have a figure."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table("part", box=None, pad_edge=False, header_style="bold")
-    for column in ("scored", *_SLICE_FIGURES):
+    known = slices[0].figures if slices else {}
+    figures = [name for name in _SLICE_FIGURES if name in known] or [name for name in known if "@" in name]
+    for column in ("scored", *figures):
         table.add_column(column, justify="right")
     name = None
     for part in slices:
@@ -294,10 +342,12 @@ def _print_slices(slices: Sequence[SliceSummary]) -> None:
             name = part.slice
             table.add_row("")
             table.add_row(Text(name if part.of == "requests" else f"{name} *", style="bold"))
-        values = [part.figures[figure].value for figure in _SLICE_FIGURES]
+        values = [part.figures[figure].value for figure in figures]
         shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(f"  {part.label}", f"{part.figures['mrr@10'].n:,}", *shown)
+        table.add_row(f"  {part.label}", f"{part.figures[figures[0]].n:,}", *shown)
     console = ui.console()
     console.print()
     console.print(table)
-    console.print("* Only these notes of each request, ranked among themselves.\n", style="dim")
+    is_sampled = any(part.of == "clicked" for part in slices)
+    said = "Only these clicked notes, each ranked against all negatives" if is_sampled else _AMONG_THEMSELVES
+    console.print(f"* {said}.\n", style="dim")

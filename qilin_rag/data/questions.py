@@ -28,9 +28,10 @@ FLAGS: Mapping[AnswerSelection, tuple[str, ...]] = {
 NO_ANSWER = ("", "-1")
 """The value of dqa_output if no answer was shown."""
 
-_RECORDED = {"bm25_results": "bm25", "dpr_results": "dpr"}
+RECORDED = {"bm25_results": "bm25", "dpr_results": "dpr"}
+"""The name of each column of recorded results."""
 _META = ("query_from_type", "session_idx", "user_idx", *FEEDBACK)
-_COLUMNS = ("search_idx", "query", "dqa_output", "answers", "ref_note_idx_list", *_RECORDED, *_META, "extra")
+_COLUMNS = ("search_idx", "query", "dqa_output", "answers", "ref_note_idx_list", *RECORDED, *_META, "extra")
 
 
 def read_questions(
@@ -105,7 +106,7 @@ def _question(row: dict[str, Any], path: Path, place: str) -> Question:
     if None in notes:
         defect("ref_note_idx_list", "holds a missing value")
     recorded = {}
-    for column, name in _RECORDED.items():
+    for column, name in RECORDED.items():
         if (pairs := row.get(column)) is not None:
             if problem := pairs_problem(pairs):
                 defect(column, problem)

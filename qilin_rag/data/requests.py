@@ -79,6 +79,18 @@ class Requests(RequestColumns):
         changed["offsets"] = offsets_of(n_kept)
         return Requests(**{field.name: getattr(self, field.name) for field in fields(self)} | changed)
 
+    def with_results(self, lengths: Ints, note_idx: Ints, clicked: Bools, position: Ints) -> Requests:
+        """Return all requests with other candidates, each once and in the order of `tie_keys`.
+
+        Args:
+            lengths: (n,): the number of results of each request.
+            note_idx: The results of all requests, by request, (sum of lengths,).
+            clicked: Whether each counts as clicked.
+            position: The place that each came in, -1 if there is none.
+        """
+        columns = {"offsets": offsets_of(lengths), "note_idx": note_idx, "clicked": clicked, "position": position}
+        return _deduplicated(Requests(**{field.name: getattr(self, field.name) for field in fields(self)} | columns))
+
     @cached_property
     def tie_keys(self) -> Hashes:
         """Return the ascending order of equal scores: a hash of request and note for each candidate, (m,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from qilin_rag.core.registry import Component
 from qilin_rag.data.catalogue import Catalogue
@@ -24,12 +25,20 @@ class Ranker(Component):
         {}
     """
 
+    reads_order: ClassVar[bool] = False
+    """Whether it ranks by `position`, the order that candidates came in."""
+
+    @property
+    def is_click_logit(self) -> bool:
+        """Return whether sigmoid(score) is the probability that a shown candidate is clicked, for LogLoss."""
+        return False
+
     @abstractmethod
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Score each candidate.
 
-        The score must not depend on `clicked`, on `position`, on the other candidates, or on the size of a note_idx,
-        which reveals in Qilin what was clicked.
+        The score must not depend on `clicked`, on `position` (unless `reads_order`), on the other candidates, or on the
+        size of a note_idx, which reveals in Qilin what was clicked.
 
         Args:
             requests: The requests with their candidates.

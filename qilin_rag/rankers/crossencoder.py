@@ -60,6 +60,11 @@ class CrossEncoder(TrainedRanker):
     n_negatives: PositiveInt = 10
     """The number of results of the request, not clicked, beside each click."""
 
+    @property
+    def is_click_logit(self) -> bool:
+        """Return True: it is trained on binary cross-entropy of clicks."""
+        return True
+
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
         """Load the pretrained encoder with a head, and make an example for each pair; texts are looked up by batch."""
         import torch

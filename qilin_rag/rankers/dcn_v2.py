@@ -145,6 +145,11 @@ class DCNV2(TrainedRanker):
         encoder = self._open_encoder()
         return super().identity() | {"encoder": None if encoder is None else _sha256(encoder)}
 
+    @property
+    def is_click_logit(self) -> bool:
+        """Return whether scores are fitted to the clicks as they are, without taking out the position."""
+        return self._debias == "none"
+
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
         """Make a new network with numbers scaled by train, and an example for each candidate."""
         import torch

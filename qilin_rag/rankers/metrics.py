@@ -1,12 +1,15 @@
 """Compute the figures of a ranking of candidates against clicks, like ir_measures and the paper's released code.
 
+Clicked notes that are not among the candidates count as not found, as in trec_eval with all judgements.
+
 Candidates with equal scores have no order. So each figure is its exact mean over all orders of the ties, not that of
 one order: no order of ids, files or exposure can change it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +25,8 @@ MEASURES = {
     "ndcg@10": "nDCG@10",
     "recall@10": "R@10",
     "precision@10": "P@10",
+    "recall@100": "R@100",
+    "precision@100": "P@100",
 }
 """The names of the paper's figures, and of ir_measures' measures."""
 RELEASED = {"map@10 (released code)": 10, "map@100 (released code)": 100}
@@ -41,7 +46,12 @@ class RankedGroups:
     """
 
     def __init__(
-        self, offsets: Ints, scores: npt.NDArray[np.floating], clicked: Bools, split_by: Bools | None = None
+        self,
+        offsets: Ints,
+        scores: npt.NDArray[np.floating],
+        clicked: Bools,
+        split_by: Bools | None = None,
+        n_relevant: Ints | None = None,
     ) -> None:
         """Group the candidates.
 
@@ -50,6 +60,7 @@ class RankedGroups:
             scores: (n_candidates,), finite.
             clicked: (n_candidates,).
             split_by: (n_candidates,); among equal scores, candidates that have it come first, as their own group.
+            n_relevant: (n_requests,): the clicked notes of each request, candidates or not. Default: those that are.
         """
         n_requests = len(offsets) - 1
         request = np.repeat(np.arange(n_requests), np.diff(offsets))
@@ -67,7 +78,8 @@ class RankedGroups:
         self._hits = np.bincount(group, hit)[group]
         self._nth = self._rank - self._rank[first][group]  # counted from 0
         self._hits_before = (hits_until[first] - hits_until[offsets[of[first]]])[group]
-        self.n_clicked = np.bincount(request, clicked, minlength=n_requests)
+        n_clicked = np.bincount(request, clicked, minlength=n_requests)
+        self.n_relevant = n_clicked if n_relevant is None else n_relevant
         """(n_requests,)"""
 
     @property
@@ -80,9 +92,9 @@ class RankedGroups:
         """Return each figure of each request, (n_requests,); NaN if nothing is clicked."""
         made: dict[str, Callable[[int], Values]] = {
             "RR": self._reciprocal_rank,
-            "AP": lambda k: self._precision_at_hits(k) / self.n_clicked,
+            "AP": lambda k: self._precision_at_hits(k) / self.n_relevant,
             "nDCG": self._ndcg,
-            "R": lambda k: self._sum(self._chance, k) / self.n_clicked,
+            "R": lambda k: self._sum(self._chance, k) / self.n_relevant,
             "P": lambda k: self._sum(self._chance, k) / k,
         }
         found = {}
@@ -91,8 +103,8 @@ class RankedGroups:
                 kind, _, k = measure.partition("@")
                 found[name] = made[kind](int(k))
             for name, most in RELEASED.items():
-                found[name] = self._precision_at_hits(most) / np.minimum(self.n_clicked, most)
-        return {name: np.where(self.n_clicked > 0, values, np.nan) for name, values in found.items()}
+                found[name] = self._precision_at_hits(most) / np.minimum(self.n_relevant, most)
+        return {name: np.where(self.n_relevant > 0, values, np.nan) for name, values in found.items()}
 
     @property
     def _chance(self) -> Values:
@@ -107,7 +119,7 @@ class RankedGroups:
 
     def _ndcg(self, k: int) -> Values:
         discounts = 1 / np.log2(np.arange(k) + 2)
-        ideal = np.append(0, np.cumsum(discounts))[np.minimum(self.n_clicked, k).astype(np.int64)]
+        ideal = np.append(0, np.cumsum(discounts))[np.minimum(self.n_relevant, k).astype(np.int64)]
         ndcg: Values = self._sum(self._chance / np.log2(self._rank + 1), k) / ideal
         return ndcg
 
@@ -140,23 +152,30 @@ class TieRange(NamedTuple):
     highest: dict[str, Values]
 
 
-def figures_of(requests: Requests, scores: Floats) -> list[dict[str, float] | None]:
+def figures_of(requests: Requests, scores: Floats, n_relevant: Ints | None = None) -> list[dict[str, float] | None]:
     """Return the figures of each request by name (see `ranking_metrics`); None if nothing was clicked.
 
     Ties have no order: a figure is its mean over all their orders.
+
+    Args:
+        requests: The requests with their candidates.
+        scores: (n_candidates,), finite.
+        n_relevant: (n_requests,): the clicked notes of each request, candidates or not. Default: those that are.
     """
-    found = RankedGroups(requests.offsets, scores, requests.clicked).figures()
-    columns = [values.tolist() for values in found.values()]
-    return [
-        dict(zip(found, values, strict=True)) if n_clicked else None
-        for n_clicked, *values in zip(requests.n_clicked.tolist(), *columns, strict=True)
-    ]
+    return by_request(RankedGroups(requests.offsets, scores, requests.clicked, n_relevant=n_relevant).figures())
 
 
-def tie_range(requests: Requests, scores: Floats) -> TieRange:
+def by_request(columns: Mapping[str, Values]) -> list[dict[str, float] | None]:
+    """Return the figures that each request has, None if it has none, from columns (n_requests,) with NaN for none."""
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    figures = ({name: value for name, value in zip(columns, row, strict=True) if not math.isnan(value)} for row in rows)
+    return [found or None for found in figures]
+
+
+def tie_range(requests: Requests, scores: Floats, n_relevant: Ints | None = None) -> TieRange:
     """Return the figures of the worst and of the best order of ties."""
     worst, best = (
-        RankedGroups(requests.offsets, scores, requests.clicked, first)
+        RankedGroups(requests.offsets, scores, requests.clicked, first, n_relevant)
         for first in (~requests.clicked, requests.clicked)
     )
     together = RankedGroups(requests.offsets, scores, requests.clicked)

@@ -15,22 +15,42 @@ from qilin_rag.core.stats import Clusters, query_clusters
 from qilin_rag.core.types import Frozen, MetricSummary, MissingNotes, NoteFields
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Split, TaskName
+from qilin_rag.rankers.diversity import COVERAGE, ILD, K
 from qilin_rag.rankers.metrics import MEASURES, RELEASED
+from qilin_rag.rankers.placements import HITS, REQUEST_AUC, SAMPLED_MRR, SAMPLED_NDCG
 
 MANIFEST = "ranking.json"
+_TIES = "ties:mean over all orders"
+_ONE_CLICK = "each click among the negatives alone, mean by request"
+_TAXONOMY = "taxonomy1_id,taxonomy2_id,taxonomy3_id"
 SIGNATURES = {
-    **{name: f"{measure}|as ir_measures|rel:click|ties:mean over all orders|v2" for name, measure in MEASURES.items()},
+    **{name: f"{measure}|as ir_measures|rel:click|{_TIES}|v2" for name, measure in MEASURES.items()},
     **{
-        name: f"sum of P@rank at hits up to {k} / min(clicked, {k})|rel:click|ties:mean over all orders|v2"
+        name: f"sum of P@rank at hits up to {k} / min(clicked, {k})|rel:click|{_TIES}|v2"
         for name, k in RELEASED.items()
     },
+    REQUEST_AUC: "AUC of a request|rel:click|ties:one half|v1",
+    ILD: f"mean distance of pairs up to {K}|{_TAXONOMY}|{_TIES}|v1",
+    COVERAGE: f"taxonomy1_id up to {K} / among candidates|{_TIES}|v1",
+    **{name: f"Success@{k}|{_ONE_CLICK}|{_TIES}|v1" for name, k in HITS.items()},
+    **{name: f"nDCG@{k}|{_ONE_CLICK}|{_TIES}|v1" for name, k in SAMPLED_NDCG.items()},
+    **{name: f"RR@{k}|{_ONE_CLICK}|{_TIES}|v1" for name, k in SAMPLED_MRR.items()},
 }
-"""The signature of each figure."""
+"""The signature of each figure of a request."""
+POOLED_SIGNATURES = {
+    "auc": "AUC of all candidates|rel:click|ties:one half|v1",
+    "gauc_request": "AUC of requests, weighted by candidates|rel:click|ties:one half|v1",
+    "gauc_user": "AUC of users, weighted by candidates|rel:click|ties:one half|v1",
+    "logloss": "mean of -ln p(what happened), p = sigmoid(score)|rel:click|best:lowest|v1",
+    "calibration": "sum of sigmoid(score) / clicks|rel:click|v1",
+}
+"""The signature of each figure of the whole set."""
 
 
 class RankConfig(Frozen):
     """The requests to rank: the `first` requests by id (default: all); `missing_notes` as for a run.
 
+    `candidates` are the notes to rank (see `candidates.parse_candidates`), drawn with `seed` if they are sampled.
     `note_fields` are the fields of a note that rankers read; `log` says how requests are read.
     """
 
@@ -38,11 +58,20 @@ class RankConfig(Frozen):
     task: TaskName
     split: Split = "test"
     first: PositiveInt | None = None
+    candidates: str = "exposed"
+    seed: NonNegativeInt = 0
     missing_notes: MissingNotes = "error"
     note_fields: NoteFields = TITLE_AND_CONTENT
     log: LogSettings = LogSettings()
     runs_dir: Path = Path("runs")
     fresh: bool = False
+
+    @property
+    def of_candidates(self) -> str:
+        """Name the candidates for people, with the seed if it is not the default; empty for those shown."""
+        if self.candidates == "exposed":
+            return ""
+        return f"candidates {self.candidates}" + (f", seed {self.seed}" if self.seed else "")
 
 
 class RankedBy(Frozen):
@@ -104,22 +133,54 @@ class SliceFigure(Frozen):
 
 
 class SliceSummary(Frozen):
-    """One part. `of`: whether requests are divided, or the candidates of each (and ranked among themselves)."""
+    """One part. `of`: what is divided.
+
+    `requests`; the `candidates` of each, ranked among themselves; or, for sampled candidates, the `clicked` ones, each
+    ranked against all negatives.
+    """
 
     slice: str
     label: str
-    of: Literal["requests", "candidates"]
+    of: Literal["requests", "candidates", "clicked"]
     n: NonNegativeInt
     figures: dict[str, SliceFigure]
 
 
-class RankingSummary(Frozen):
-    """summary.json: the figures over all requests with a click, and by parts.
+class PooledFigure(Frozen):
+    """A figure of the whole set of requests, which is not a mean over them.
 
-    `ties`: by figure, if there are tied requests (`counts["tied"]` of them). `remarks` say what the figures depend on.
+    Attributes:
+        value: The figure; null if there is none.
+        n: The number of requests or users that it is of.
+        unit: What `n` counts: requests or users.
+        left_out: Those that it is not of, and why.
+        stderr: By influence values (see `pooled`), as `ci95`; repeated queries count as one cluster.
+        ci95: The 95% interval, low and high.
+        no_interval: The reason why there is no interval.
+        missing: The reason why there is no figure.
+        signature: How the figure is made.
+    """
+
+    value: FiniteFloat | None = None
+    n: NonNegativeInt = 0
+    unit: str = "requests"
+    left_out: str | None = None
+    stderr: FiniteFloat | None = None
+    ci95: tuple[FiniteFloat, FiniteFloat] | None = None
+    no_interval: str | None = None
+    missing: str | None = None
+    signature: str
+
+
+class RankingSummary(Frozen):
+    """summary.json: the figures over all requests with a click, those of the whole set, and those of parts.
+
+    `pooled`: by figure, those that are no means over requests. `ties`: by figure, if there are tied requests
+    (`counts["tied"]` of them). `remarks` say what the figures depend on.
     """
 
     metrics: dict[str, MetricSummary]
+    pooled: dict[str, PooledFigure] = {}
     ties: dict[str, HangsOnTies] = {}
     counts: dict[str, int]
     slices: list[SliceSummary]
@@ -149,6 +210,13 @@ class RankingDirectory:
     def write_manifest(self, manifest: RankingManifest) -> None:
         """Replace ranking.json."""
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def why_missing(summary: RankingSummary) -> dict[str, str]:
+    """Return why a ranking has no value of a figure, for each of its figures that has none."""
+    unscored = {name: of for name, of in summary.metrics.items() if not of.n and of.reasons}
+    found = {name: max(of.reasons.items(), key=lambda item: item[1])[0] for name, of in unscored.items()}
+    return found | {name: of.missing for name, of in summary.pooled.items() if of.missing}
 
 
 def clusters_of(lines: Sequence[RequestFigures]) -> Clusters:

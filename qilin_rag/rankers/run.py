@@ -10,7 +10,7 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,12 +22,10 @@ from qilin_rag.core.files import write_text
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.registry import RANKERS
-from qilin_rag.core.stats import Clusters, standard_error
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.trec import format_trec
-from qilin_rag.core.types import MissingNotes, Score
+from qilin_rag.core.types import MissingNotes
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
-from qilin_rag.data.clock import check_clock
 from qilin_rag.data.exposures import concat
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import (
@@ -35,11 +33,9 @@ from qilin_rag.data.requests import (
     VALIDATION_SHARE,
     Floats,
     Requests,
-    Split,
     TaskName,
     content_sha256,
     fields_read,
-    part_of,
     read_table,
     split_by_time,
     table_of,
@@ -47,24 +43,18 @@ from qilin_rag.data.requests import (
 from qilin_rag.data.schema import REQUEST_TABLES
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.rankers.base import Ranker
-from qilin_rag.rankers.metrics import FIGURES, TieRange, figures_of, tie_range
+from qilin_rag.rankers.candidates import AskedRequests, parse_candidates
+from qilin_rag.rankers.judge_ranking import ScoredRanking, judge_ranking
 from qilin_rag.rankers.ranking_directory import (
     MANIFEST,
-    SIGNATURES,
-    HangsOnTies,
     RankConfig,
     RankedBy,
     RankingDirectory,
     RankingManifest,
     RankingSummary,
-    RequestFigures,
-    SliceFigure,
-    SliceSummary,
-    clusters_of,
 )
-from qilin_rag.rankers.slices import of_candidates, of_requests
+from qilin_rag.rankers.split_log import SplitLog
 from qilin_rag.rankers.trained import Trained, TrainedRanker, load_ranker
-from qilin_rag.scorers.summary import summarise_metrics
 
 logger = logging.getLogger(__name__)
 _FINGERPRINT_VERSION = 2
@@ -76,37 +66,6 @@ class Ranking(NamedTuple):
     directory: RankingDirectory
     manifest: RankingManifest
     summary: RankingSummary
-
-
-class SplitLog:
-    """The request tables of a data set, each read once."""
-
-    def __init__(self, source: Source, validation_share: float = VALIDATION_SHARE) -> None:
-        """Name the data; nothing is read yet. `validation_share` of the train table is its validation split."""
-        self.source = source
-        self._validation_share = validation_share
-        self._tables: dict[str, Requests] = {}
-
-    def table(self, name: str) -> Requests:
-        """Return all requests of a table."""
-        if name not in self._tables:
-            self._tables[name] = read_table(self.source, name)
-        return self._tables[name]
-
-    def split(self, task: TaskName, split: Split) -> Requests:
-        """Return the requests of a split, as `read_requests` does."""
-        return part_of(self.table(table_of(task, split)), split, self._validation_share)
-
-    def all(self) -> dict[str, Requests]:
-        """Return all tables of requests by name; leave out one that can't be read, with a warning."""
-        found = {}
-        for name in self.source.tables():
-            if name in REQUEST_TABLES:
-                try:
-                    found[name] = self.table(name)
-                except UsageError as error:
-                    logger.warning("not counted in the places in sessions: %s", error)
-        return found
 
 
 def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str, Any]) -> Ranker:
@@ -131,7 +90,17 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 
 
 def rank(ranker: Ranker, config: RankConfig) -> Ranking:
-    """Rank the requests of a split and judge the order; a ranking that exists is not made again."""
+    """Rank the requests of a split and judge the order; a ranking that exists is not made again.
+
+    Raises:
+        UsageError: The candidates can't be had, or the ranker needs an order that they don't have.
+    """
+    candidates = parse_candidates(config.candidates, config.seed)
+    if ranker.reads_order and not candidates.is_ordered:
+        raise UsageError(
+            f"ranker {ranker.called()} takes the order of the candidates, and candidates {candidates.name} have none; "
+            "name another ranker, or other candidates"
+        )
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
     tables = ("notes", IMAGE_TEXT, "user_feat", *REQUEST_TABLES)
     log = SplitLog(open_source(config.data, tables, log=config.log), share)
@@ -139,7 +108,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])
     catalogue = open_catalogue(log.source, config.note_fields)
-    requests = known_candidates(asked, catalogue, config.missing_notes)
+    found = candidates.find(AskedRequests(asked, config.task, config.split, log, catalogue))
+    requests = known_candidates(found, catalogue, config.missing_notes)
     identity: dict[str, Any] = {
         "fingerprint_version": _FINGERPRINT_VERSION,
         "ranker": ranker.identity(),
@@ -155,6 +125,9 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
     if changed := config.log.changed():
         identity["log"] = changed
+    if chosen := candidates.identity(asked):
+        identity["candidates"] = chosen
+        task = f"{task}-{candidates.name}"
     names = (log.source.name, task, ranker.called())
     directory = RankingDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
     with locked(directory.path):
@@ -163,12 +136,15 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
             if manifest.identity != identity:
                 raise UsageError(f"{directory.path} belongs to another ranking; name another folder (--runs-dir)")
             if manifest.state == "complete":
-                logger.info("%s exists already; to rank again: --fresh", directory.path)
-                return Ranking(directory, manifest, directory.read_summary())
+                summary = directory.read_summary()
+                lacking = "" if summary.pooled else " with the figures that came since, such as AUC"
+                logger.info("%s exists already; to rank again%s: --fresh", directory.path, lacking)
+                return Ranking(directory, manifest, summary)
         manifest = _begun(ranker, config, identity, log.source)
         directory.write_manifest(manifest)
         scores = score_candidates(ranker, requests, catalogue)
-        lines, summary = _judged(asked, requests, scores, catalogue, log, config)
+        work = ScoredRanking(ranker, candidates, asked, found, requests, scores, catalogue, log, config)
+        lines, summary = judge_ranking(work)
         rankings = zip(requests.ids, requests.rankings(scores), strict=True)
         write_text(directory.path / "run.trec", format_trec(rankings, tag=directory.path.name))
         write_text(directory.path / "figures.jsonl", "".join(f"{line.model_dump_json()}\n" for line in lines))
@@ -256,7 +232,13 @@ def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: Mi
 
 
 def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -> Floats:
-    """Return the ranker's scores; an error of the ranker, and wrong or infinite scores, name the ranker."""
+    """Return the ranker's scores; an error of the ranker, and wrong or infinite scores, name the ranker.
+
+    The ranker sees no request without candidates.
+    """
+    has_candidates = np.diff(requests.offsets) > 0
+    if not has_candidates.all():
+        requests = requests.take(has_candidates)
     what = f"ranker {ranker.called()}"
     with third_party(what):
         scores: Floats = np.asarray(ranker.score(requests, catalogue), np.float32)
@@ -294,120 +276,4 @@ def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source:
         git_commit=git_commit(),
         started=now(),
         updated=now(),
-    )
-
-
-def _judged(
-    asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: SplitLog, config: RankConfig
-) -> tuple[list[RequestFigures], RankingSummary]:
-    """Return the figures of each request, and their means; `asked` still has the candidates that were left out."""
-    found = figures_of(requests, scores)
-    ties = tie_range(requests, scores)
-    of_each = of_requests(requests, list(log.all().values()), config.log.session_gap_s)
-    lines = [
-        RequestFigures(
-            id=requests.ids[row],
-            query=requests.queries[row],
-            figures=figures,
-            reason=None if figures else "its clicked notes were left out" if asked.n_clicked[row] else "no click",
-            slices={part.name: part.labels[part.of[row]] for part in of_each if part.of[row] >= 0},
-            tied=bool(ties.is_tied[row]),
-        )
-        for row, figures in enumerate(found)
-    ]
-    clusters = clusters_of(lines)
-    slices = []
-    for part in of_each:
-        for i, label in enumerate(part.labels):
-            of_part = [figures if of == i else None for figures, of in zip(found, part.of, strict=True)]
-            slices.append(_slice(part.name, label, "requests", of_part, int((part.of == i).sum()), clusters))
-    for part in of_candidates(requests, catalogue, _train_of(log, config.task)):
-        for i, label in enumerate(part.labels):
-            of_kind = figures_of(requests.with_candidates(part.of == i), scores[part.of == i])
-            slices.append(_slice(part.name, label, "candidates", of_kind, int((part.of == i).sum()), clusters))
-    counts = {
-        "requests": len(lines),
-        "without_click": sum(line.figures is None for line in lines),
-        "candidates": requests.n_candidates,
-        "left_out": asked.n_candidates - requests.n_candidates,
-        "tied": int(ties.is_tied.sum()),
-    }
-    metrics = {name: _scores(lines, name) for name in FIGURES}
-    return lines, RankingSummary(
-        metrics=summarise_metrics(metrics, clusters),
-        ties=_hanging(ties),
-        counts=counts,
-        slices=slices,
-        remarks=_remarks(log, asked),
-    )
-
-
-def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
-    """Return the mean of each figure with the worst and the best order of ties; empty if no order changes one."""
-    if not ties.is_tied.any():
-        return {}
-    return {
-        name: HangsOnTies(lowest=float(np.nanmean(ties.lowest[name])), highest=float(np.nanmean(ties.highest[name])))
-        for name in FIGURES
-    }
-
-
-def _remarks(log: SplitLog, asked: Requests) -> list[str]:
-    """Return what was assumed of the log that figures and slices depend on."""
-    settings = log.source.log
-    n_zero = int((asked.position == 0).sum())
-    at_top = [f"{n_zero:,} candidates are at position 0, taken for the top (log.position_zero)."] if n_zero else []
-    return [
-        *at_top,
-        "Sessions: of the app (session_idx), and of a user's requests by pauses (one of more than "
-        f"{settings.session_gap_s / 60:g} minutes begins another). {check_clock(log.all(), settings).sentence()}",
-    ]
-
-
-def _train_of(log: SplitLog, task: TaskName) -> Requests | None:
-    """Return the train split; None with a log message if there is none."""
-    try:
-        return log.split(task, "train")
-    except UsageError as error:
-        logger.warning("no slice of what was not seen in train: %s", error)
-        return None
-
-
-def _scores(lines: Sequence[RequestFigures], name: str) -> list[Score]:
-    return [
-        Score(
-            question_id=line.id,
-            metric=name,
-            value=line.figures.get(name) if line.figures else None,
-            reason=line.reason,
-            signature=SIGNATURES[name],
-        )
-        for line in lines
-    ]
-
-
-def _slice(
-    name: str,
-    label: str,
-    of: Literal["requests", "candidates"],
-    found: Sequence[dict[str, float] | None],
-    n: int,
-    clusters: Clusters,
-) -> SliceSummary:
-    scored = [figures for figures in found if figures]
-    values = np.array([[figures[name] for name in FIGURES] for figures in scored]).reshape(-1, len(FIGURES))
-    of_clusters = clusters[[figures is not None for figures in found]]
-    return SliceSummary(
-        slice=name,
-        label=label,
-        of=of,
-        n=n,
-        figures={
-            figure: SliceFigure(
-                value=float(column.mean()) if scored else None,
-                n=len(scored),
-                stderr=standard_error(column, of_clusters),
-            )
-            for figure, column in zip(FIGURES, values.T, strict=True)
-        },
     )

@@ -1,4 +1,4 @@
-"""Rank by what every ranker should beat: chance, and the order in which the platform showed its results."""
+"""Rank by what every ranker should beat: chance, and the order that candidates came in."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ class Random(Ranker):
 class Production(Ranker):
     """The order in which the platform showed the candidates; a note without a position comes last.
 
-    No other ranker reads positions.
+    Of recorded candidates, and of those of a TREC run, it is their order by score. Sampled ones have no order. No other
+    ranker reads positions.
 
     Example:
         >>> Production().changed()
         {}
     """
+
+    reads_order: ClassVar[bool] = True
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Return minus the position."""

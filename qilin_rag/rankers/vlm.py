@@ -82,6 +82,11 @@ class VLM(TrainedRanker):
     batch_size: PositiveInt = 8
     score_batch_size: PositiveInt = 16
 
+    @property
+    def is_click_logit(self) -> bool:
+        """Return True: it is trained on binary cross-entropy of clicks."""
+        return True
+
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
         """Make the base with new adapters and a new head; clicks and negatives are ids, read when a batch is made."""
         from transformers import Trainer, TrainingArguments

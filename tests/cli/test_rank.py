@@ -38,6 +38,25 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
     assert "random, recommendation test, the first 3 requests; qilin" in first.out
 
 
+def test_candidates_by_name(cli: Cli, world: Path) -> None:
+    command = ("rank", "--ranker", "random", "--data", world)
+    shown = cli(*command)
+    for text in ("gauc_user", "whole set", "request_auc", "no logloss, calibration: the ranker's scores are no prob"):
+        assert text in shown.out
+    sampled = cli(*command, "--candidates", "sampled:9", "--seed", "2", "--slices")
+    assert sampled.code == 0, sampled.err
+    assert "random, search test, candidates sampled:9, seed 2; qilin" in sampled.out
+    assert "* Only these clicked notes, each ranked against all negatives." in sampled.out and "hit@10" in sampled.out
+    recorded = cli(*command, "--candidates", "recorded:dpr", "--slices")
+    assert "clicked notes not among the candidates: they count as not found" in recorded.out
+    assert "candidates recorded:dpr" in recorded.out and "ranked among themselves" in recorded.out
+    board = cli("leaderboard", "--task", "search", "--metrics", "gauc_request,hit@10")
+    assert board.code == 0 and "GAUC by request" in board.out and "Hit@10" in board.out
+    assert board.out.count("qilin, test") == 3
+    sorted_board = cli("leaderboard", "--task", "search", "--metrics", "*", "--sort", "LogLoss")
+    assert sorted_board.code == 0, sorted_board.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -47,6 +66,10 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
         (["rank", "--ranker", "bm25", "--set", "k1=1"], "setting 'k1' does not exist; known: ranker.KEY"),
         (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere' does not exist"),
         (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test does not exist"),
+        (["rank", "--ranker", "bm25", "--candidates", "corpus"], "--candidates trec:FILE"),
+        (["rank", "--ranker", "bm25", "--candidates", "sampled:x"], "it must be sampled:N"),
+        (["rank", "--ranker", "bm25", "--seed", "3"], "--seed is for --candidates sampled:N"),
+        (["rank", "--ranker", "production", "--candidates", "sampled:9"], "takes the order of the candidates"),
         (["rank", "--checkpoint", "nowhere"], "nowhere holds no trained ranker"),
         (["rank", "--ranker", "bm25", "--task", "recommendation", "--split", "dqa"], "split dqa holds searches"),
         (["rank", "--ranker", "tests.rankers.made:Toy"], "has to be trained first; name the folder that `train` wrote"),

@@ -96,7 +96,7 @@ def test_what_a_ranking_writes(world: Path) -> None:
     assert metric.value == pytest.approx(np.mean(list(expected.values())))
     assert (metric.n, metric.n_unscored) == (len(clicked), len(shown) - len(clicked))
     assert metric.ci95 and metric.ci95[0] < (metric.value or 0) < metric.ci95[1]
-    assert set(done.summary.metrics) == set(FIGURES) and metric.stderr
+    assert set(done.summary.metrics) == {*FIGURES, "request_auc", "ild@10", "coverage@10"} and metric.stderr
     assert done.summary.counts == {
         "requests": len(shown),
         "without_click": metric.n_unscored,

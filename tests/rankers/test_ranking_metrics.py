@@ -21,6 +21,8 @@ TREC = {
     "ndcg@10": "ndcg_cut_10",
     "recall@10": "recall_10",
     "precision@10": "P_10",
+    "recall@100": "recall_100",
+    "precision@100": "P_100",
 }
 Shown = list[tuple[int, bool, float]]  # note (often twice), click, score
 
