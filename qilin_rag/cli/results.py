@@ -62,7 +62,10 @@ def leaderboard(
     retrievers: Annotated[str | None, typer.Option(help="Only these retrievers, given as --llms.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Only these prompts, given as --llms.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Only these metrics, separated by commas; recall means recall@ of every k.")
+        str | None,
+        typer.Option(
+            help="Only these metrics, separated by commas; recall means recall@ of every k. With --task, * shows all."
+        ),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="METRIC", help="Sort rows by this metric, the best first.")
@@ -107,11 +110,12 @@ def leaderboard(
     else:
         from qilin_rag.reports.ranking_board import ranking_board
 
+        shown = given_axes.pop("metrics", [])
         of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by, "--runs": runs}
         of_answers |= {f"--{axis}": True for axis in given_axes}
         if given := next((name for name, value in of_answers.items() if value), None):
             raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}; leave it out")
-        tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
+        tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway, metrics=shown)
         tables = sort_rows(tables, sort) if sort else tables
     match output_format:
         case TableFormat.table:

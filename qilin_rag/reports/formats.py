@@ -299,7 +299,7 @@ def as_latex(tables: Sequence[ResultTable]) -> str:
         said = [*map(legend, table.blocks), *marks(table), *table.notes]
         lines += ["", *(f"% {' '.join(line.split())}" for line in said)]
         for blocks in groups:
-            kind = "answers" if blocks is answers else "retrieval" if blocks[0].signatures else "rankers"
+            kind = "answers" if blocks is answers else "rankers" if blocks[0].axes[0] == "ranker" else "retrieval"
             label = f"tab:{kind}" if len(tables) == 1 else f"tab:{kind}-{number}"
             lines += _latex_table(table, blocks, label)
     return "\n".join(lines)

@@ -243,7 +243,9 @@ class WatchedRanking(Watched):
         manifest = directory.read_manifest()
         facts: dict[str, Any] = {
             "unit": "requests",
-            "data": _short(f"{manifest.label}, {manifest.config.task}"),
+            "data": _short(
+                ", ".join(filter(None, (manifest.label, manifest.config.task, manifest.config.of_candidates)))
+            ),
             "retriever": _short(manifest.ranker.name),
             "started": _short(manifest.started),
             "updated": _short(manifest.updated),

@@ -98,6 +98,79 @@ def test_other_requests_are_another_table(world: Path, tmp_path: Path) -> None:
     assert again in few.notes
 
 
+def test_other_candidates_are_another_table(world: Path) -> None:
+    """Figures of two protocols are never beside each other, even if the candidates are the same notes."""
+    shown = do(world, Random())
+    shutil.copy(shown.directory.path / "run.trec", "same.trec")
+    for candidates in ("recorded:bm25", "sampled:9", "trec:same.trec"):
+        do(world, Random(), candidates=candidates)
+    do(world, Production(), candidates="recorded:bm25")
+    do(world, Random(), candidates="sampled:9", seed=4)
+    tables = {table.data: table for table in ranking_board(RUNS, task="search", paper_anyway=True)}
+    assert set(tables) == {
+        "qilin, test",
+        *(f"qilin, test, candidates {name}" for name in ("recorded:bm25", "sampled:9", "trec:same.trec")),
+        "qilin, test, candidates sampled:9, seed 4",
+    }
+    recorded = tables["qilin, test, candidates recorded:bm25"]
+    assert recorded.blocks[0].columns == [*list(COLUMNS.values())[:7], "Recall@100"]
+    assert any("clicked notes are not among the candidates, and count as not found" in note for note in recorded.notes)
+    assert "production: the order of the candidates by their own score" in recorded.notes
+    assert any(
+        "not of this data: candidates recorded:bm25, the paper ranks what was shown" in n for n in recorded.notes
+    )
+    sampled = tables["qilin, test, candidates sampled:9, seed 4"]
+    assert sampled.blocks[0].columns[:3] == ["Hit@1", "Hit@5", "Hit@10"]
+    assert "each click against the negatives" in sampled.blocks[0].signature
+    assert not any("--ranker production" in note for note in sampled.notes)
+    same = tables["qilin, test, candidates trec:same.trec"]
+    again = f"rank --ranker production --task search --data {world} --candidates trec:same.trec"
+    assert any(again in note for note in same.notes)
+
+
+def test_named_figures_are_shown_with_why_one_is_missing(world: Path) -> None:
+    done = do(world, Random())
+    do(world, BM25())
+    [table] = ranking_board(RUNS, task="search", metrics=["auc", "GAUC by user", "logloss", "recall", "ild@10"])
+    [block] = table.blocks
+    assert block.columns == ["Recall@10", "Recall@100", "AUC", "GAUC by user", "LogLoss", "ILD@10"]
+    row = dict(zip(block.columns, block.cells[block.rows.index("random")], strict=True))
+    pooled = done.summary.pooled["auc"]
+    auc = row["AUC"]
+    assert auc is not None and (auc.value, auc.ci95) == (pooled.value, pooled.ci95)
+    assert auc.ci95 and not auc.best and not auc.tied
+    assert row["LogLoss"] is None and row["ILD@10"] is not None
+    why = "no LogLoss: the ranker's scores are no probabilities of a click"
+    assert {f"random: {why}", f"bm25: {why}"} <= set(table.notes)
+    assert "best:lowest" in block.signatures[block.columns.index("LogLoss")]
+    [every] = ranking_board(RUNS, task="search", metrics=["*"])
+    assert set(COLUMNS.values()) < set(every.blocks[0].columns) and "Hit@1" not in every.blocks[0].columns
+    assert "tab:rankers" in as_latex([every])
+    with pytest.raises(UsageError, match="'gauk' is not a figure of rankings"):
+        ranking_board(RUNS, task="search", metrics=["gauk"])
+    with pytest.raises(UsageError, match="no ranking of search has a figure of hit@1"):
+        ranking_board(RUNS, task="search", metrics=["hit@1"])
+
+
+def test_figures_that_an_old_ranking_lacks(world: Path) -> None:
+    old, new = do(world, Random()), do(world, BM25())
+    summary = json.loads((old.directory.path / "summary.json").read_text())
+    del summary["pooled"], summary["metrics"]["recall@100"], summary["metrics"]["request_auc"]
+    (old.directory.path / "summary.json").write_text(json.dumps(summary))
+    lines = []
+    for line in map(json.loads, (old.directory.path / "figures.jsonl").read_text().splitlines()):
+        for name in ("recall@100", "request_auc"):
+            (line["figures"] or {}).pop(name, None)
+        lines.append(json.dumps(line) + "\n")
+    (old.directory.path / "figures.jsonl").write_text("".join(lines))
+    [table] = ranking_board(RUNS, task="search", metrics=["mrr@10", "recall@100", "auc"])
+    of_old, of_new = table.blocks[0].cells
+    assert of_old[0] is not None and of_old[1:] == [None, None]
+    assert of_new[1] and of_new[2] and of_new[2].value == new.summary.pooled["auc"].value
+    assert "random: no Recall@100, AUC: ranked before there was this figure (again: --fresh)" in table.notes
+    assert len(ranking_board(RUNS, task="search")[0].blocks[0].columns) == 9
+
+
 def test_the_papers_rows(world: Path) -> None:
     do(world, Production())
     [refused] = ranking_board(RUNS, task="search", with_paper=True)
