@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "queries": settings.queries,
     "rankers": settings.rankers,
     "ranking_metrics": metrics.ranking_metrics,
+    "pooled_metrics": metrics.pooled_metrics,
     "request_columns": columns.request_columns,
     "retrievers": settings.retrievers,
     "run_settings": settings.run_settings,

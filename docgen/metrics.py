@@ -14,7 +14,7 @@ from qilin_rag.judging.docket import VERSION
 from qilin_rag.judging.nugget_scores import NUGGET_METRICS
 from qilin_rag.judging.support_scores import SUPPORT_METRICS, UNCITED
 from qilin_rag.judging.verdicts import ASPECTS
-from qilin_rag.rankers.ranking_directory import SIGNATURES
+from qilin_rag.rankers.ranking_directory import POOLED_SIGNATURES, SIGNATURES
 from qilin_rag.scorers.base import Scorer
 from qilin_rag.scorers.bertscore import BertScore
 
@@ -116,6 +116,22 @@ RANKING = {
     "recall": "Clicks among the first k / clicks.",
     "precision": "Clicks among the first k / k.",
     "map (released code)": "As map, divided by the smaller of k and the number of clicks.",
+    "request_auc": "Share of pairs of a clicked and an unclicked candidate of the request in which the clicked one has "
+    "the higher score; ties count half. Only for requests that have both.",
+    "ild": "Mean distance of all pairs among the first 10 notes: 1 - s / 3 if they share s levels of the taxonomy from "
+    "the top. Notes without a top level are taken out first; a missing level is shared with none.",
+    "coverage": "Top-level categories among the first 10 notes / among all candidates.",
+    "hit": "Mean over the clicks: 1 if fewer than k negatives are above it, else 0.",
+    "ndcg (sampled)": "Mean over the clicks: 1 / log2(rank + 1), 0 beyond k. The rank is among the negatives.",
+    "mrr (sampled)": "Mean over the clicks: 1 / rank, 0 beyond k. The rank is among the negatives.",
+}
+POOLED = {
+    "auc": "Share of pairs of a clicked and an unclicked candidate, of any requests, in which the clicked one has the "
+    "higher score; ties count half.",
+    "gauc_request": "Mean of the AUC of requests, weighted by candidates, over those with a click and without.",
+    "gauc_user": "The same of users; all candidates of a user's requests are together.",
+    "logloss": "Mean over all candidates of -ln p if clicked, else -ln(1 - p), p = sigmoid(score); lower is better.",
+    "calibration": "Sum of p over all candidates / clicks. 1 is best; above 1, too many clicks are predicted.",
 }
 JUDGED = {
     "correctness": "Are the statements true, and do they answer the question?",
@@ -162,6 +178,12 @@ def metrics() -> str:
 def ranking_metrics() -> str:
     """Return the figures of a ranking of search or recommendation results."""
     rows = [(code(name), inline(RANKING[re.sub(r"@\d+", "", name)]), code(made)) for name, made in SIGNATURES.items()]
+    return table(("Metric", "Formula", "Signature"), rows)
+
+
+def pooled_metrics() -> str:
+    """Return the figures of a whole set of requests."""
+    rows = [(code(name), inline(POOLED[name]), code(made)) for name, made in POOLED_SIGNATURES.items()]
     return table(("Metric", "Formula", "Signature"), rows)
 
 

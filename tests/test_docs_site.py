@@ -36,6 +36,7 @@ from qilin_rag.config.spec import RunSpec, settable
 from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import TABLES
+from qilin_rag.rankers.ranking_directory import POOLED_SIGNATURES
 from qilin_rag.rankers.ranking_directory import SIGNATURES as RANKING_SIGNATURES
 
 CHECKOUT = Path(__file__).parents[1]
@@ -273,7 +274,7 @@ def test_every_metric_has_its_signature_and_formula(site: Path) -> None:
         assert name in page.ids
         for metric, signature in metrics.signatures(SCORERS.create(name, {})).items():
             assert signature in page.text and metric in page.text
-    for metric, signature in RANKING_SIGNATURES.items():
+    for metric, signature in (RANKING_SIGNATURES | POOLED_SIGNATURES).items():
         assert metric in page.text and signature in page.text
 
 
