@@ -356,6 +356,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "bm25": "qilin_rag.retrievers.bm25.retriever:BM25",
         "biencoder": "qilin_rag.retrievers.dense.retriever:BiEncoder",
         "sparse": "qilin_rag.retrievers.sparse.retriever:LearnedSparse",
+        "history": "qilin_rag.retrievers.dense.history:UserHistory",
         "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
         "multivector": "qilin_rag.retrievers.multivector.retriever:MultiVector",

@@ -32,6 +32,8 @@ TaskName = Literal["search", "recommendation"]
 Split = Literal["train", "validation", "test", "dqa"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 VALIDATION_SHARE = 0.05
+HISTORY = "recent_clicked_note_idxs"
+"""The key of a request's history in the `meta` of its question: the notes clicked before, newest first."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -236,6 +238,26 @@ def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
             position=np.array([hit.rank for hits in rankings for hit in hits], np.int64),
         )
     )
+
+
+def questions_of(requests: Requests) -> list[Question]:
+    """Return requests as questions: clicked notes count as reference notes, and `meta` has the history (`HISTORY`)."""
+    return [
+        Question(
+            id=requests.ids[row],
+            query=requests.queries[row],
+            references=[],
+            reference_notes=requests.note_idx[start:end][requests.clicked[start:end]].tolist(),
+            meta={HISTORY: [note for note in requests.recent[first:last].tolist() if note != MISSING]},
+        )
+        for row, (start, end, first, last) in enumerate(
+            zip(
+                *(requests.offsets[:-1], requests.offsets[1:]),
+                *(requests.recent_offsets[:-1], requests.recent_offsets[1:]),
+                strict=True,
+            )
+        )
+    ]
 
 
 def _deduplicated(requests: Requests) -> Requests:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from qilin_rag.config.run import RunConfig
@@ -75,12 +75,12 @@ def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_not
             "to leave them out: missing_notes=skip (--missing-notes skip)"
         )
     gone = set(missing)
-    return [_without(gone, ranking) for ranking in rankings]
+    return [without_notes(gone, ranking) for ranking in rankings]
 
 
-def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:
-    """Leave out the hits of missing notes, and rank the others again."""
-    there = [hit for hit in hits if hit.note_idx not in missing]
+def without_notes(unwanted: Collection[int], hits: Sequence[Hit]) -> Retrieved:
+    """Leave out the hits of these notes, and rank the others again."""
+    there = [hit for hit in hits if hit.note_idx not in unwanted]
     if len(there) < len(hits):
         there = [hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(there, start=1)]
     return Retrieved(there, len(hits) - len(there))

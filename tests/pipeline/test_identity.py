@@ -50,7 +50,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         (table, name)
         for table in (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
         for name in table.table()
-        if name not in ("langchain", "biencoder", "multivector", "sparse", "pretrained")  # which need what they name
+        if name
+        not in ("langchain", "biencoder", "history", "multivector", "sparse", "pretrained")  # which need what they name
     ],
 )
 def test_a_moved_component_is_what_it_was(table: Registry[Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
