@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qilin_rag.reports.compare import Comparison
     from qilin_rag.retrievers.base import Retriever
     from qilin_rag.retrievers.bm25.retriever import BM25
+    from qilin_rag.retrievers.dense.history import UserHistory
     from qilin_rag.retrievers.dense.retriever import BiEncoder
     from qilin_rag.retrievers.hybrid import Hybrid
     from qilin_rag.retrievers.langchain import LangChainRetriever
@@ -65,6 +66,7 @@ _NAMES = {
     "reports.compare": ("Comparison",),
     "retrievers.base": ("Retriever",),
     "retrievers.bm25.retriever": ("BM25",),
+    "retrievers.dense.history": ("UserHistory",),
     "retrievers.dense.retriever": ("BiEncoder",),
     "retrievers.hybrid": ("Hybrid",),
     "retrievers.langchain": ("LangChainRetriever",),
@@ -136,6 +138,7 @@ __all__ = [
     "Trec",
     "Unanswerable",
     "UsageError",
+    "UserHistory",
     "__version__",
     "compare",
     "import_answers",

@@ -41,7 +41,7 @@ from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.parts import leaves
 from qilin_rag.retrievers.trec import Trec
-from qilin_rag.scorers.relevant_ranks import Measure, as_columns, measures_at, relevant_figures
+from qilin_rag.scorers.relevant_ranks import RankMeasure, as_columns, measures_at, relevant_figures
 from qilin_rag.scorers.summary import summarise_metrics
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def _summaries(
     return found.pop(""), found
 
 
-def _signature(measure: Measure, part: str, without_history: bool) -> str:
+def _signature(measure: RankMeasure, part: str, without_history: bool) -> str:
     """Return the signature of a figure: the measure, relevance, and treatment of ties, history and empty rankings."""
     relevant = f"rel:{part} clicked notes" if part else "rel:clicked notes"
     history = "|history:removed" if without_history else ""

@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 
-class Measure(NamedTuple):
+class RankMeasure(NamedTuple):
     """A measure at a rank, and its name in ir_measures."""
 
     kind: str
@@ -40,18 +40,18 @@ class Measure(NamedTuple):
         return f"{names[self.kind]}@{self.k}"
 
 
-def measures_at(top_k: int) -> list[Measure]:
+def measures_at(top_k: int) -> list[RankMeasure]:
     """Return the measures of rankings of up to `top_k` notes: only those that they are long enough for."""
     depths = [k for k in RECALL_AT if k <= top_k] or [top_k]
     return [
-        *(Measure("recall", k) for k in depths),
-        *(Measure("hit_rate", k) for k in depths),
-        Measure("mrr", top_k),
-        *(Measure("ndcg", k) for k in NDCG_AT if k <= top_k),
+        *(RankMeasure("recall", k) for k in depths),
+        *(RankMeasure("hit_rate", k) for k in depths),
+        RankMeasure("mrr", top_k),
+        *(RankMeasure("ndcg", k) for k in NDCG_AT if k <= top_k),
     ]
 
 
-def relevant_figures(measures: Sequence[Measure], request: Ints, rank: Ints, n_relevant: Ints) -> dict[str, Values]:
+def relevant_figures(measures: Sequence[RankMeasure], request: Ints, rank: Ints, n_relevant: Ints) -> dict[str, Values]:
     """Return each measure of each request, (n_requests,), by name; NaN if it has no relevant note.
 
     Args:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.scorers.relevant_ranks import Measure, as_columns, measures_at, relevant_figures
+from qilin_rag.scorers.relevant_ranks import RankMeasure, as_columns, measures_at, relevant_figures
 
-MEASURES = [Measure(kind, k) for kind in ("recall", "hit_rate", "mrr", "ndcg") for k in (1, 3, 10)]
+MEASURES = [RankMeasure(kind, k) for kind in ("recall", "hit_rate", "mrr", "ndcg") for k in (1, 3, 10)]
 REQUEST = st.tuples(st.permutations(range(12)), st.sets(st.integers(0, 15), max_size=6))
 
 
@@ -61,6 +61,6 @@ def test_only_measures_that_rankings_are_long_enough_for() -> None:
 
 def test_nothing_found_is_0_and_nothing_relevant_is_unscored() -> None:
     none = np.zeros(0, np.int64)
-    figures = relevant_figures([Measure("recall", 5)], none, none, np.array([2, 0]))
+    figures = relevant_figures([RankMeasure("recall", 5)], none, none, np.array([2, 0]))
     column = as_columns(figures, ["a", "b"], {"recall@5": "R@5"}, "nothing was clicked")["recall@5"]
     assert [(score.value, score.reason) for score in column] == [(0.0, None), (None, "nothing was clicked")]
