@@ -26,7 +26,9 @@ import ir_measures
 import numpy as np
 
 from qilin_rag.config.run import RunConfig, resolve_run
-from qilin_rag.core.ties import rank_order
+from qilin_rag.core.files import write_text
+from qilin_rag.core.ties import rank_order, ranked
+from qilin_rag.core.trec import format_trec
 from qilin_rag.data.notes import NoteStore, open_notes_of
 from qilin_rag.data.requests import HISTORY, TASKS, TaskName, questions_of, read_table
 from qilin_rag.data.source import open_source
@@ -114,10 +116,9 @@ def compare_with_brute_force(world: Path, folder: Path) -> None:
             took = f"{between - started:.1f} s, brute force {time.perf_counter() - between:.1f} s"
             far = max(abs((ours.metrics[name].value or 0) - value) for name, value in theirs.items())
             told = ", ".join(f"{name} {ours.metrics[name].value:.4f}" for name in ("recall@100", "mrr@1000", "ndcg@10"))
-            history = "without history" if without_history else "with history"
-            n = ours.counts["requests"]
+            what = f"{task}, {ours.counts['requests']} requests, {'without' if without_history else 'with'} history"
             print(
-                f"{task}, {n} requests, {history}: differs by at most {far:.1e} in {len(theirs)} figures; {told}; {took}"
+                f"{what}: differs by at most {far:.1e} in {len(theirs)} figures; {told}; {took}"
             )
 
 
@@ -126,10 +127,9 @@ def write_popular(world: Path, task: TaskName, out: Path) -> None:
     source = open_source(str(world), ["notes"])
     train = read_table(source, f"{task}_train")
     clicks = Counter(train.note_idx[train.clicked].tolist())
-    popular = sorted(clicks, key=lambda note: (-clicks[note], note))[:TOP_K]
-    with out.open("w", encoding="utf-8") as file:
-        for name in read_table(source, f"{task}_test").ids:
-            file.writelines(f"{name} Q0 {note} {i + 1} {TOP_K - i} popular\n" for i, note in enumerate(popular))
+    popular = ranked(clicks, "", TOP_K)
+    names = read_table(source, f"{task}_test").ids
+    write_text(out, (format_trec([(name, popular)], "popular") for name in names))
 
 
 def compare_cold(world: Path, folder: Path, model: str) -> None:

@@ -169,10 +169,10 @@ def _print_counts(done: CorpusFigures) -> None:
         gone = counted(counts["in_history"], "clicked note")
         console.print(f"{gone} left out: the user had clicked them before", style="dim")
     remarks = {
-        "missing": "of the clicked notes are not in the data, and can't be found",
-        "blank": "requests have no query",
-        "left_out": "hits left out: their notes are not in the data",
+        "missing": ("clicked note", "not in the data: can't be found"),
+        "blank": ("request", "without a query"),
+        "left_out": ("hit", "left out: not in the data"),
     }
-    for name, remark in remarks.items():
+    for name, (noun, remark) in remarks.items():
         if counts[name]:
-            console.print(f"{counts[name]:,} {remark}", style="yellow")
+            console.print(f"{counted(counts[name], noun)} {remark}", style="yellow")

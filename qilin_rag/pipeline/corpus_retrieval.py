@@ -17,6 +17,7 @@ import numpy.typing as npt
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import check_out, write_text
+from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.core.progress import stage
 from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import is_blank
@@ -97,7 +98,8 @@ def retrieve_requests(config: RunConfig, asked: RequestsTask, out: Path) -> Corp
     if config.query is not None or config.rerank is not None:
         raise UsageError(NO_STAGES)
     train_table = f"{asked.task}_train"
-    source = open_source(config.data, ["notes", table_of(asked.task, asked.split), train_table])
+    tables = ["notes", table_of(asked.task, asked.split), train_table, *({IMAGE_TEXT} & {*config.note_fields})]
+    source = open_source(config.data, tables)
     notes = open_notes_of(source, config.note_fields)
     requests = read_table(source, table_of(asked.task, asked.split))
     train: Requests | None = None
@@ -115,7 +117,7 @@ def retrieve_requests(config: RunConfig, asked: RequestsTask, out: Path) -> Corp
         "relevant": len(judged.note),
         "in_history": n_clicked - len(judged.note),
         "missing": int(np.isin(judged.note, notes.missing(judged.note)).sum()),
-        "cold": int((judged.is_cold == 1).sum()),
+        "cold": 0 if judged.is_cold is None else int(judged.is_cold.sum()),
         "blank": sum(is_blank(question.query) for question in questions),
         "left_out": 0,
     }
@@ -139,8 +141,8 @@ class _Judged(NamedTuple):
 
     request: Ints
     note: Ints
-    is_cold: Ints
-    """1, or 0 for a warm note; -1 if it is not known which notes are cold."""
+    is_cold: npt.NDArray[np.bool_] | None
+    """None if it is not known which notes train requests were shown."""
     rank: Ints
     starts: Ints
     """(n_requests + 1,): the relevant notes of request i are starts[i] to starts[i + 1]."""
@@ -150,7 +152,7 @@ class _Judged(NamedTuple):
         """Return those of questions; `exposed` are the notes that train requests were shown, in ascending order."""
         lengths = np.array([len(question.reference_notes) for question in questions], np.int64)
         note = np.array([note_idx for question in questions for note_idx in question.reference_notes], np.int64)
-        is_cold = np.full(len(note), -1) if exposed is None else (~np.isin(note, exposed)).astype(np.int64)
+        is_cold = None if exposed is None else ~np.isin(note, exposed)
         request = np.repeat(np.arange(len(questions)), lengths)
         return cls(request, note, is_cold, np.zeros(len(note), np.int64), np.append(0, np.cumsum(lengths)))
 
@@ -208,15 +210,16 @@ def _summaries(
     clusters = query_clusters([each.query if not is_blank(each.query) else f"\0{each.id}" for each in questions])
     ids = [question.id for question in questions]
     parts = {"": np.ones(len(judged.note), bool)}
-    if (judged.is_cold >= 0).all():
-        parts |= {"cold": judged.is_cold == 1, "warm": judged.is_cold == 0}
+    if judged.is_cold is not None:
+        parts |= {"cold": judged.is_cold, "warm": ~judged.is_cold}
     found = {}
     for part, is_in in parts.items():
         rows = np.flatnonzero(is_in & (judged.rank > 0))
         n_relevant = np.bincount(judged.request[is_in], minlength=len(questions))
         figures = relevant_figures(measures, judged.request[rows], judged.rank[rows], n_relevant)
         signatures = {measure.name: _signature(measure, part, asked.without_history) for measure in measures}
-        why = f"no {part} note was clicked" if part else "no note was clicked"
+        beyond = "beyond the history was clicked" if asked.without_history else "was clicked"
+        why = f"no {part} note {beyond}" if part else f"no note {beyond}"
         found[part] = summarise_metrics(as_columns(figures, ids, signatures, why), clusters, config.seed)
     return found.pop(""), found
 

@@ -210,11 +210,25 @@ def test_hand_made_requests(cli: Cli, tmp_path: Path) -> None:
     assert found["counts"] == counts
     printed = cli("retrieve", "--task", "search", "--data", data, "--out", "run.trec", "--without-history")
     assert "2 clicked notes left out: the user had clicked them before" in printed.out
-    assert "1 of the clicked notes are not in the data" in printed.out
+    assert "1 clicked note not in the data: can't be found" in printed.out
+    assert "1 request without a query" in printed.out
     write_jsonl(data / "search_train.jsonl", [{"search_idx": 9, "query": "q", column: shown((0, 1), (2, 0))}])
     found = retrieve(cli, data, "--task", "search")
     assert found["slices"]["cold"]["recall@100"]["value"] == pytest.approx((1 + 0) / 2)  # notes 1 and 9
     assert found["slices"]["warm"]["recall@100"]["value"] == pytest.approx((1 / 2 + 0 + 1 + 1) / 4)
+    write_jsonl(data / "search_test.jsonl", requests[-1:])
+    found = retrieve(cli, data, "--task", "search")
+    none = {"value": None, "n": 0}
+    assert found["metrics"]["ndcg@10"] | none == found["metrics"]["ndcg@10"]
+    assert found["slices"]["cold"]["ndcg@10"] | none == found["slices"]["cold"]["ndcg@10"]
+    write_jsonl(data / "search_test.jsonl", requests)
+    Path("other.trec").write_text("1 Q0 77 1 3 x\n1 Q0 0 2 2 x\n4 Q0 2 1 1 x\n")
+    command = ("retrieve", "--task", "search", "--data", data, "--retriever", "trec:other.trec", "--out", "run.trec")
+    assert "77; to leave them out" in cli(*command).err
+    found = retrieve(cli, data, *command[1:3], *command[5:7], "--missing-notes", "skip")
+    assert found["counts"]["left_out"] == 1
+    assert read_run() == {"1": [0], "4": [2]}
+    assert found["metrics"]["mrr@100"]["value"] == pytest.approx((1 + 0 + 0 + 1) / 4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from qilin_rag.core.registry import RETRIEVERS
 from qilin_rag.core.types import Note, Question
 from qilin_rag.data.notes import NoteStore, hold_notes
 from qilin_rag.data.requests import HISTORY
+from qilin_rag.retrievers.dense.opened import OpenedIndex
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from tests.conftest import NOTES, Cli
 
@@ -76,6 +77,34 @@ def test_a_request_without_a_history_is_searched_by_its_query(made_model: Path) 
     )
     assert rankings[3] == []
     assert UserHistory(model=str(made_model), query_weight=1).search(asked[2:3], store(), 5) == [by_query]
+
+
+class SomeVectors(UserHistory):
+    """An index without vectors for the notes 11 and 13, as of images that can't be read."""
+
+    def open_index(self, notes: NoteStore) -> OpenedIndex:
+        whole = super().open_index(notes)
+        rows = np.array([0, 2, 4])
+        return whole._replace(vectors=whole.vectors[rows], rows=rows)
+
+
+def test_a_note_without_a_vector_is_passed_over(made_model: Path) -> None:
+    whole, some = UserHistory(model=str(made_model), decay=1), SomeVectors(model=str(made_model), decay=1)
+    for given, found in (([11, 12, 13, 10], [12, 10]), ([14], [14])):
+        expected = [note_idx for note_idx in order(whole, request(found)) if note_idx in (10, 12, 14)]
+        assert order(some, request(given)) == expected
+    by_query = [note_idx for note_idx in order(whole, request([])) if note_idx in (10, 12, 14)]
+    assert order(some, request([11, 13])) == by_query
+
+
+def test_opposite_notes_give_no_direction_and_no_nan(made_model: Path) -> None:
+    class Opposite(UserHistory):
+        def open_index(self, notes: NoteStore) -> OpenedIndex:
+            whole = super().open_index(notes)
+            return whole._replace(vectors=np.array([[1, 0], [-1, 0], [0, 1], [0, 1], [1, 0]], np.float16))
+
+    [hits] = Opposite(model=str(made_model), decay=1).search([request([10, 11])], store(), 5)
+    assert [hit.score for hit in hits] == [0.0] * 5
 
 
 def test_ids_do_not_matter(made_model: Path) -> None:
