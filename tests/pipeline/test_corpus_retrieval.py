@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ def theirs(rankings: dict[str, list[int]], relevant: dict[str, set[int]]) -> dic
         for name, ranking in rankings.items()
         for rank, note in enumerate(ranking)
     ]
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for value in ir_measures.iter_calc(list(THEIRS.values()), qrels, run):
         if relevant[value.query_id]:
             sums[str(value.measure)] += value.value
