@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 TOP_K = 1000
 """The usual number of notes to find for a request."""
 NO_STAGES = (
-    "a search for the requests of a task has neither query nor rerank (--query, --rerank); reorder its hits with the "
-    "command rank"
+    "a search for the requests of a task has neither query nor rerank (--query, --rerank); rank what it "
+    "writes with: qilin-rag rank --candidates trec:FILE"
 )
 _HITS_AT_ONCE = 2**19  # hits of a batch, about 0.4 GB
 JudgedSplit = Literal["validation", "test", "dqa"]
