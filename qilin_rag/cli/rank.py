@@ -112,7 +112,6 @@ def rank(
         qilin-rag rank --ranker bm25 --task search --data data/Qilin
         qilin-rag rank --checkpoint bi --task search --data data/Qilin --slices
         qilin-rag rank --ranker bm25 --data data/Qilin --candidates sampled:99
-        qilin-rag rank --ranker random --data data/Qilin --first 1000 --json
     """
     from qilin_rag.rankers.ranking_directory import RankConfig
     from qilin_rag.rankers.run import make_ranker
