@@ -184,6 +184,7 @@ def _log(searches: Searches, source: Ints, answered: npt.NDArray[np.bool_], clic
         note_idx=np.arange(n * N_RESULTS),
         position=position,
         actions=actions,
+        page_time_s=np.full(len(actions), -1, np.float32),
     )
     none = np.zeros(0, np.int64)
     return Log(shown, np.zeros(n, bool), NoteFacts(none, none, none))

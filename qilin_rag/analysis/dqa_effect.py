@@ -6,7 +6,7 @@ could have had one, by properties of query and user that were known before anyth
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +102,11 @@ class DqaEffect(Frozen):
 
 
 def dqa_effects(
-    log: Log, users: pa.Table | None, seed: int = 0, only: Collection[str] | None = None
+    log: Log,
+    users: pa.Table | None,
+    seed: int = 0,
+    only: Collection[str] | None = None,
+    outcomes: Outcomes | None = None,
 ) -> list[DqaEffect]:
     """Estimate the effects of an answer among the rows of the table dqa, and among all searches if these differ.
 
@@ -111,6 +115,7 @@ def dqa_effects(
         users: The features of the users, by `user_idx` ascending.
         seed: The seed of the folds, the matching, and the dimensions of the text.
         only: The names of the outcomes; None takes all.
+        outcomes: Returns the outcomes of rows of the log; the first one is known for all. Default: `outcomes_of`.
 
     Raises:
         UsageError: if neither population has enough searches with and without an answer.
@@ -127,7 +132,7 @@ def dqa_effects(
         for name, chosen in populations.items():
             answered = int((chosen & log.shown.answered).sum())
             if min(answered, int(chosen.sum()) - answered) >= FEWEST:
-                effects.append(_effect(log, users, np.flatnonzero(chosen), name, seed, only))
+                effects.append(_effect(log, users, np.flatnonzero(chosen), name, seed, only, outcomes or outcomes_of))
             advance()
     if not effects:
         n = int((searches & log.shown.answered).sum())
@@ -149,12 +154,18 @@ class _Part(NamedTuple):
 
 
 def _effect(
-    log: Log, users: pa.Table | None, rows: Ints, population: str, seed: int, only: Collection[str] | None
+    log: Log,
+    users: pa.Table | None,
+    rows: Ints,
+    population: str,
+    seed: int,
+    only: Collection[str] | None,
+    outcomes_of_rows: Outcomes,
 ) -> DqaEffect:
     treated: Bools = log.shown.answered[rows]
     groups = group_by_user(log, rows)
     covariates = covariates_of(log, users, rows, seed)
-    outcomes = [outcome for outcome in outcomes_of(log, rows) if only is None or outcome.name in only]
+    outcomes = [outcome for outcome in outcomes_of_rows(log, rows) if only is None or outcome.name in only]
     parts: dict[bytes, list[int]] = {}
     for number, outcome in enumerate(outcomes):
         parts.setdefault(outcome.chosen.tobytes(), []).append(number)
@@ -314,6 +325,10 @@ class Outcome(NamedTuple):
     chosen: Bools
 
 
+Outcomes = Callable[[Log, Ints], list[Outcome]]
+"""A function of a log and rows of it that returns the outcomes of these rows."""
+
+
 def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
     """Return the outcomes of these searches.
 
@@ -332,12 +347,13 @@ def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
         ("first click rank", "with a click", log.first_click[rows].astype(float), log.first_click[rows] >= 0),
         ("any like, collect, share or comment", "all", (n_engaged[rows] > 0).astype(float), all_of_them),
     ]
+    return known_on_both_sides([Outcome(*candidate) for candidate in candidates], log.shown.answered[rows])
+
+
+def known_on_both_sides(outcomes: Sequence[Outcome], treated: Bools) -> list[Outcome]:
+    """Return the outcomes that are known for enough searches with and without an answer."""
     return [
-        Outcome(*candidate)
-        for candidate in candidates
-        if candidate[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], candidate[3])
+        outcome
+        for outcome in outcomes
+        if min((treated & outcome.chosen).sum(), (~treated & outcome.chosen).sum()) >= FEWEST
     ]
-
-
-def _both_sides(treated: Bools, chosen: Bools) -> bool:
-    return bool(min((treated & chosen).sum(), (~treated & chosen).sum()) >= FEWEST)

@@ -51,18 +51,35 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
     lines = [
         f"# Does an answer change what users do? ({escaped(label)})",
         "",
-        "Searches that were shown a direct answer are compared with searches that were not. Effects are those on "
-        "searches with an answer, in units of the outcome.",
-        "",
-        "- **Naive**: the raw difference. It is not an effect: the two kinds of search differ in more than the answer.",
-        "- **Matched**: the difference within pairs of nearly the same propensity, one with and one without an answer "
-        "(logit within .2 standard deviations). It has no interval: the usual one does not hold for matched pairs.",
-        "- **Doubly robust**: AIPW with cross-fitted models, in brackets its 95% interval. Searches of one user count "
-        "as one piece of evidence, and unequal users as fewer.",
-        "- **E-value**: how strong a hidden cause would have to be to explain the effect away, and in brackets to move "
-        "its interval to no effect.",
+        *METHODS,
         *(["", clock] if clock else []),
+        *sections(effects, with_plots),
+        "",
+        "## What this does not show",
+        "",
+        *(f"- {line}" for line in CAVEATS),
     ]
+    return "\n".join(lines) + "\n"
+
+
+METHODS = (
+    "Searches that were shown a direct answer are compared with searches that were not. Effects are those on "
+    "searches with an answer, in units of the outcome.",
+    "",
+    "- **Naive**: the raw difference. It is not an effect: the two kinds of search differ in more than the answer.",
+    "- **Matched**: the difference within pairs of nearly the same propensity, one with and one without an answer "
+    "(logit within .2 standard deviations). It has no interval: the usual one does not hold for matched pairs.",
+    "- **Doubly robust**: AIPW with cross-fitted models, in brackets its 95% interval. Searches of one user count "
+    "as one piece of evidence, and unequal users as fewer.",
+    "- **E-value**: how strong a hidden cause would have to be to explain the effect away, and in brackets to move "
+    "its interval to no effect.",
+)
+"""The lines of a page that say what its estimates are."""
+
+
+def sections(effects: Sequence[DqaEffect], with_plots: bool) -> list[str]:
+    """Return the lines of a page with the effects in each population: a table, remarks, and the love plot."""
+    lines = []
     for i, effect in enumerate(effects):
         lines += ["", f"## Among {effect.population}", ""]
         lines.append(
@@ -98,22 +115,33 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
         if effect.dropped:
             dropped = [escaped(f"{name} ({why})") for name, why in effect.dropped.items()]
             lines += ["", f"Covariates left out: {', '.join(dropped)}."]
-    lines += ["", "## What this does not show", "", *(f"- {line}" for line in CAVEATS)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-CAVEATS = (
+NOT_RANDOM = (
     "Answers were not shown at random. A cause that is not in the data, such as how well the platform knew "
-    "the answer, may explain the differences.",
+    "the answer, may explain the differences."
+)
+SAMPLED = (
     "Users were sampled because they engaged with answers. That is a selection on an outcome, so the effect on "
-    "other users may differ.",
+    "other users may differ."
+)
+NOT_ADJUSTED = (
+    "Intervals are not adjusted for each other: one in twenty misses the truth. Searches of a user are clustered, the "
+    "same query of several users is not."
+)
+FEWER_CLICKS = (
+    "Fewer clicks do not make a search better or worse: the answer may have given the user what the clicks were for."
+)
+CAVEATS = (
+    NOT_RANDOM,
+    SAMPLED,
     "Searches without results are left out, and the click-through rate divides by the results shown. An answer may "
     "change both, so these figures hold fixed what may be one of its effects.",
     "Browsing depth and the rank of the first click are known for some searches only, and an answer makes these "
     "rarer: their differences mix two effects.",
-    "Intervals are not adjusted for each other: one in twenty misses the truth. Searches of a user are clustered, the "
-    "same query of several users is not.",
-    "Fewer clicks do not make a search better or worse: the answer may have given the user what the clicks were for.",
+    NOT_ADJUSTED,
+    FEWER_CLICKS,
 )
 """Warnings about the interpretation of the figures, for the page and the terminal."""
 

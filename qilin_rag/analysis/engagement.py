@@ -51,8 +51,15 @@ def table5(log: Log) -> FigureTable:
             "over requests with a click; clicks include requests without; CTR is clicks over results; the actions "
             "are shares of the clicks.",
             "The paper's two search columns, weighted, give 3.91 clicks, not the 3.88 it prints.",
+            *_zero_notes(log),
         ],
     )
+
+
+def _zero_notes(log: Log) -> list[str]:
+    """Return the note on position 0; none if no result is there."""
+    n_zero = int((log.shown.position == 0).sum())
+    return [f"{n_zero} results are at position 0, which is read as the top (log.position_zero)."] if n_zero else []
 
 
 def _behaviour(log: Log, of_group: Bools) -> list[float | None]:
@@ -82,9 +89,8 @@ def figure3(log: Log) -> list[FigureTable]:
     Results at position 0 have their own row above position 1, if there are any.
     """
     position = _bucket(log.shown.position)
-    n_zero = int((log.shown.position == 0).sum())
     position[log.shown.position == 0] = TOP
-    places = {TOP: "0 (top)"} if n_zero else {}
+    places = {TOP: "0 (top)"} if (position == TOP).any() else {}
     places |= dict(enumerate(BUCKETS))
     searched = log.shown.is_search[log.shown.request]
     kinds = [("search", searched), ("recommendation", ~searched)]
@@ -99,8 +105,9 @@ def figure3(log: Log) -> list[FigureTable]:
         return {name: [ctr((bucket == i) & mask) for mask in masks] for i, name in names.items()}
 
     masks = [mask for _, mask in kinds]
-    zero = [f"{n_zero} results are at position 0, which is read as the top (log.position_zero)."] if n_zero else []
-    tables = [table("figure3a", "CTR by position (Figure 3a)", share, rows(position, masks, places), notes=zero)]
+    tables = [
+        table("figure3a", "CTR by position (Figure 3a)", share, rows(position, masks, places), notes=_zero_notes(log))
+    ]
     by_session = [
         (
             "figure3b",

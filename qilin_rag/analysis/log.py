@@ -63,6 +63,10 @@ class Log:
         self.settings, self.clock = settings or LogSettings(), clock
         self.note_type = notes.types_of(shown.note_idx)
 
+    def taken(self, rows: Ints) -> Log:
+        """Return a log of these requests alone."""
+        return Log(self.shown.take(rows), self.is_dqa[rows], self.notes, self.settings, self.clock)
+
     @cached_property
     def app_sessions(self) -> Sessions:
         """Return the sessions of the app."""

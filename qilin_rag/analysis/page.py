@@ -26,10 +26,15 @@ def write_tables(
     tables: Sequence[FigureTable], out: Path, label: str, plots: Sequence[str] = (), lead: str = LEAD
 ) -> None:
     """Write `KEY.csv` and `KEY.json` of each table and the page to an existing folder; plots are named KEY.svg."""
+    write_figures(tables, out)
+    write_text(out / PAGE, as_page(tables, label, plots, lead))
+
+
+def write_figures(tables: Sequence[FigureTable], out: Path) -> None:
+    """Write `KEY.csv` and `KEY.json` of each table to an existing folder."""
     for table in tables:
         write_text(out / f"{table.key}.csv", as_csv(table))
         write_text(out / f"{table.key}.json", json.dumps(table.model_dump(), ensure_ascii=False, indent=2) + "\n")
-    write_text(out / PAGE, as_page(tables, label, plots, lead))
 
 
 def as_csv(table: FigureTable) -> str:
@@ -45,7 +50,12 @@ def as_csv(table: FigureTable) -> str:
 
 def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str], lead: str = LEAD) -> str:
     """Return the page; a missing value is a dash, and the reason is under the table."""
-    parts = [f"# {escaped(label)}", "", lead]
+    return "\n".join([f"# {escaped(label)}", "", lead, *table_sections(tables, plots)]) + "\n"
+
+
+def table_sections(tables: Sequence[FigureTable], plots: Sequence[str]) -> list[str]:
+    """Return the lines of a page with these tables, their plots and their notes."""
+    parts: list[str] = []
     for table in tables:
         parts += ["", f"## {table.title}", ""]
         if table.key in plots:
@@ -54,7 +64,7 @@ def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str], lea
         parts += [line for note in table.notes for line in ("", note)]
         if missing := table.missing():
             parts += ["", f"This data can't give ({table.why_missing}): {'; '.join(map(escaped, missing))}."]
-    return "\n".join(parts) + "\n"
+    return parts
 
 
 def _rows(table: FigureTable) -> list[str]:

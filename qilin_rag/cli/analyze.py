@@ -146,11 +146,16 @@ def _write(
     console = ui.console()
     if why_other and not quiet:
         console.print(f"the paper's values are for Qilin, and this data is not known to be Qilin: {why_other}")
-    for table in tables:
-        if not quiet and (missing := table.missing()):
-            n_missing = sum(line.count(",") + 1 for line in missing)
-            console.print(f"{table.key} lacks {n_missing} figures: {table.why_missing}")
+    if not quiet:
+        _print_missing(tables)
     typer.echo(out / PAGE)
+
+
+def _print_missing(tables: Sequence[FigureTable]) -> None:
+    for table in tables:
+        if missing := table.missing():
+            n_missing = sum(line.count(",") + 1 for line in missing)
+            ui.console().print(f"{table.key} lacks {n_missing} figures: {table.why_missing}")
 
 
 @app.command("dqa-effect")
@@ -191,8 +196,63 @@ def dqa_effect(
     if not quiet:
         for effect in effects:
             _print_effect(effect)
-        _print_caveats()
+        _print_caveats(CAVEATS)
         ui.console().print(log.clock)
+    typer.echo(out / PAGE)
+
+
+@app.command("re-search")
+def re_search(
+    out: Out,
+    data: QilinTables = None,
+    settings: SetLog = None,
+    minutes: Annotated[
+        float, typer.Option(help="Most minutes between a search and another one for the same need.")
+    ] = 10,
+    similarity: Annotated[
+        float, typer.Option(help="Least similarity of two queries for the same need, above 0 and up to 1.")
+    ] = 0.4,
+    long_click: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Fewest seconds on a note of a long click.")
+    ] = 30,
+    plots: Plots = True,
+    seed: Annotated[int, typer.Option(help="Seed of the folds and of the matching.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether users search again after an answer.
+
+    Gives searches for the same need, reformulations, searches that nothing follows, and the time on clicked notes, with
+    an answer and without; and what of it the answer changes, estimated as by dqa-effect.
+
+    Examples:
+        qilin-rag analyze re-search --data data/Qilin --out again
+        qilin-rag analyze re-search --data data/Qilin --out again --minutes 5
+    """
+    from qilin_rag.analysis.after_search import ReSearchLimits
+    from qilin_rag.analysis.log import read_log
+    from qilin_rag.analysis.re_search import re_search_report
+    from qilin_rag.analysis.re_search_page import CAVEATS, PAGE, as_content, write_report
+    from qilin_rag.data.catalogue import read_users
+
+    folder_to_write = _prepared(out, plots, quiet or as_json, "sklearn")
+    source = open_tables(data, settings)
+    with folder_to_write as folder:
+        with ui.progress_bars(quiet or as_json):
+            limits = ReSearchLimits(minutes, similarity, long_click)
+            report = re_search_report(read_log(source), read_users(source), limits, seed)
+        write_report(report, folder, source.label, plots)
+    if as_json:
+        tables = [table.model_dump() for table in report.tables]
+        ui.print_json({"out": str(out), **as_content(report), "tables": tables, "caveats": CAVEATS})
+        return
+    if not quiet:
+        for effect in report.effects:
+            _print_effect(effect)
+        if report.refused:
+            ui.console().print(f"no effect is given: {report.refused}", style="yellow")
+        _print_missing(report.tables)
+        _print_caveats(CAVEATS)
     typer.echo(out / PAGE)
 
 
@@ -242,14 +302,12 @@ def _print_effect(effect: DqaEffect) -> None:
     console.print()
 
 
-def _print_caveats() -> None:
+def _print_caveats(caveats: Sequence[str]) -> None:
     from rich.text import Text
-
-    from qilin_rag.analysis.effect_page import CAVEATS
 
     console = ui.console()
     console.print(Text("What this does not show:"), style="bold")
-    for line in CAVEATS:
+    for line in caveats:
         console.print(Text(f"- {line}"), width=ui.WIDTH_CHARS)
     console.print()
 

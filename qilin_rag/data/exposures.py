@@ -99,6 +99,8 @@ class Exposures(RequestColumns):
 
     actions: npt.NDArray[np.bool_]
     """(m, 5): click, like, collect, share, comment."""
+    page_time_s: npt.NDArray[np.float32]
+    """(m,): how long the note was open, in seconds; -1 if this is not known, which the tables write as NaN, -1 or 0."""
 
 
 def read_exposures(source: Source, name: str) -> Exposures:
@@ -191,6 +193,7 @@ def _of_batch(batch: Batch, key: str, details: str, log: LogSettings) -> Exposur
         note_idx=_ints(item["note_idx"], MISSING),
         position=position,
         actions=np.stack([_ints(item[name], 0) == 1 for name in ACTIONS], axis=1),
+        page_time_s=_seconds(item["page_time"]),
     )
 
 
@@ -207,6 +210,13 @@ def _ints(array: pa.Array, missing: int) -> Ints:
     """Return any numeric column as whole numbers."""
     numbers: Ints = pc.fill_null(array.cast(pa.int64(), safe=False), missing).to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _seconds(array: pa.Array) -> npt.NDArray[np.float32]:
+    """Return times above 0; -1 for others."""
+    seconds = pc.fill_null(array.cast(pa.float32()), MISSING).to_numpy(zero_copy_only=False)
+    is_known = np.isfinite(seconds) & (seconds > 0)
+    return np.where(is_known, seconds, np.float32(MISSING))
 
 
 def _lists(array: pa.ListArray) -> tuple[Ints, pa.Array]:

@@ -1,7 +1,7 @@
 """Feedback on answers, from the log alone: the flags of dqa, and whether the user searched again soon after.
 
-**Re-search.** An answer has one if its user made another search for the same need soon after: at most `minutes` after
-the answer, and in other words whose similarity to the query is at least `similarity`. The similarity of two queries is
+**Re-search.** A search has one if its user made another search for the same need soon after: at most `minutes` after
+it, and in other words whose similarity to the query is at least `similarity`. The similarity of two queries is
 Dice's coefficient of their sets of tokens, which are Chinese characters and runs of Latin letters or digits:
 2 |A and B| / (|A| + |B|). The same query again is none, since users reload pages and come back to them.
 
@@ -12,7 +12,7 @@ were shown no answer, so compare measures by it, and don't read its rate as a ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +23,14 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import mixed_tokens, normalise, query_key
 from qilin_rag.data.encodings import Batch, present_columns, read_batches
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, concat, read_exposures
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import FEEDBACK, TABLES
 from qilin_rag.data.source import Source
 from qilin_rag.data.text_files import Defect, stop
 
 RE_SEARCH_MINUTES = 10
-"""The most minutes between an answer and a search for the same need."""
+"""The most minutes between a search and another one for the same need."""
 SAME_NEED = 0.4
 """The least similarity of two queries for the same need."""
 _OTHER_SEARCHES = ("search_train", "search_test")
@@ -66,7 +67,7 @@ class ReSearches(NamedTuple):
     """Whether each of `n` searches was followed by another search for the same need (a noisy label).
 
     Attributes:
-        label: (n,), 1 or 0; -1 if no answer was shown, or the user or the time is not known.
+        label: (n,), 1 or 0; -1 if the search was not asked about, or the user or the time is not known.
         next_row: (n,), the row of the first such search; -1 if there is none.
     """
 
@@ -116,11 +117,7 @@ def read_re_searches(
         UsageError: if the data has no table dqa with the results shown, which have the times, or if a limit is out of
             range.
     """
-    if minutes * 60 > source.log.session_gap_s:
-        raise UsageError(
-            f"minutes {minutes:g} is longer than the longest pause within a session "
-            f"(log.session_gap_s={source.log.session_gap_s}), so the searches may be of two sessions"
-        )
+    check_minutes(minutes, source.log)
     dqa = read_exposures(source, "dqa")
     others = [read_exposures(source, name) for name in _OTHER_SEARCHES if name in source.tables()]
     labels = find_re_searches(concat([dqa, *others]), minutes, similarity).label.tolist()
@@ -131,15 +128,34 @@ def read_re_searches(
     }
 
 
+def check_minutes(minutes: float, log: LogSettings) -> None:
+    """Raise a UsageError if searches at most `minutes` apart may be of two sessions."""
+    if minutes * 60 > log.session_gap_s:
+        raise UsageError(
+            f"minutes {minutes:g} is longer than the longest pause within a session "
+            f"(log.session_gap_s={log.session_gap_s}), so the searches may be of two sessions"
+        )
+
+
+def check_similarity(similarity: float) -> None:
+    """Raise a UsageError if a similarity of queries is out of range."""
+    if not 0 < similarity <= 1:
+        raise UsageError(f"similarity must be above 0 and at most 1, not {similarity:g}")
+
+
 def find_re_searches(
-    searches: RequestColumns, minutes: float = RE_SEARCH_MINUTES, similarity: float = SAME_NEED
+    searches: RequestColumns,
+    minutes: float = RE_SEARCH_MINUTES,
+    similarity: float = SAME_NEED,
+    asked: Bools | None = None,
 ) -> ReSearches:
-    """Label the searches that were shown an answer by the rule of this module.
+    """Label searches by the rule of this module.
 
     Args:
         searches: All searches of the log, in any order.
-        minutes: The most minutes between an answer and a search for the same need.
+        minutes: The most minutes between a search and another one for the same need.
         similarity: The least similarity of their queries, above 0 and at most 1.
+        asked: The searches to label, (n,). Default: those that were shown an answer.
 
     Returns:
         The label of each search.
@@ -147,26 +163,41 @@ def find_re_searches(
     Raises:
         UsageError: if `minutes` or `similarity` is out of range.
     """
+    check_similarity(similarity)
+    asked = searches.answered if asked is None else asked
+    label = np.where(asked & has_user_and_time(searches), 0, MISSING)
+    next_row = np.full(len(searches), MISSING)
+    for before, after in pairs_within(searches, minutes):
+        is_open = asked[before] & (next_row[before] == MISSING)
+        before, after = before[is_open], after[is_open]
+        same = same_need(searches.queries, before, after, similarity)
+        label[before[same]], next_row[before[same]] = 1, after[same]
+    return ReSearches(label, next_row)
+
+
+def has_user_and_time(searches: RequestColumns) -> Bools:
+    """Return whether user and time of each search are known, (n,)."""
+    known: Bools = (searches.user_idx >= 0) & (searches.time_ms >= 0)
+    return known
+
+
+def pairs_within(searches: RequestColumns, minutes: float) -> Iterator[tuple[Ints, Ints]]:
+    """Yield rows of searches and of later ones of the same user at most `minutes` after: first the next ones.
+
+    Raises:
+        UsageError: if `minutes` is out of range.
+    """
     if not minutes > 0:
         raise UsageError(f"minutes must be above 0, not {minutes:g}")
-    if not 0 < similarity <= 1:
-        raise UsageError(f"similarity must be above 0 and at most 1, not {similarity:g}")
-    is_known = (searches.user_idx >= 0) & (searches.time_ms >= 0)
-    label = np.where(searches.answered & is_known, 0, MISSING)
-    next_row = np.full(len(searches), MISSING)
     order = np.lexsort((searches.id_numbers(), searches.time_ms, searches.user_idx))
-    order = order[is_known[order]]
-    user, time_ms, answered = searches.user_idx[order], searches.time_ms[order], searches.answered[order]
+    order = order[has_user_and_time(searches)[order]]
+    user, time_ms = searches.user_idx[order], searches.time_ms[order]
     for lag in range(1, len(order)):
         is_soon = (user[lag:] == user[:-lag]) & (time_ms[lag:] - time_ms[:-lag] <= minutes * 60_000)
         if not is_soon.any():
             break
-        is_later = time_ms[lag:] > time_ms[:-lag]
-        candidates = np.flatnonzero(is_soon & is_later & answered[:-lag] & (next_row[order[:-lag]] == MISSING))
-        before, after = order[candidates], order[candidates + lag]
-        same = _same_need(searches.queries, before, after, similarity)
-        label[before[same]], next_row[before[same]] = 1, after[same]
-    return ReSearches(label, next_row)
+        first = np.flatnonzero(is_soon & (time_ms[lag:] > time_ms[:-lag]))
+        yield order[first], order[first + lag]
 
 
 def query_similarity(first: str, second: str) -> float:
@@ -181,7 +212,7 @@ def query_similarity(first: str, second: str) -> float:
     return 2 * len(old & new) / (len(old) + len(new)) if old and new else 0.0
 
 
-def _same_need(queries: Sequence[str], before: Ints, after: Ints, similarity: float) -> Bools:
+def same_need(queries: Sequence[str], before: Ints, after: Ints, similarity: float) -> Bools:
     """Return whether each pair of queries is similar enough, and not the same query."""
     same = np.zeros(len(before), bool)
     for i, (first, second) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):

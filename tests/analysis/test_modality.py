@@ -47,6 +47,7 @@ def made_log(is_told: bool) -> Log:
         note_idx=note_idx,
         position=np.tile(np.arange(1, N_RESULTS + 1), N_SEARCHES),
         actions=actions,
+        page_time_s=np.full(len(actions), -1, np.float32),
     )
     return Log(shown, np.zeros(N_SEARCHES, bool), NoteFacts(note_idx, kinds, np.ones(len(note_idx), np.int64)))
 

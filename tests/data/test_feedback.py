@@ -124,7 +124,7 @@ def test_similarity_of_queries(first: str, second: str, wanted: float) -> None:
         ({"similarity": 1.5}, "similarity must be above 0 and at most 1, not 1.5"),
     ],
 )
-def test_limits_out_of_range(limits: dict[str, float], message: str) -> None:
+def test_limits_out_of_range(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_re_searches(LOG, **limits)
 
