@@ -31,16 +31,26 @@ def compare(
     """Compare two runs question by question.
 
     Prints each metric's difference with its 95% interval and p (paired sign-flip test), wins, ties and losses, and the
-    questions that differ most in each direction.
+    questions that differ most in each direction. Takes two rankings (folders that rank wrote) as well.
 
     Examples:
         qilin-rag compare runs/RUN_A runs/RUN_B
         qilin-rag compare runs/RUN_A runs/RUN_B --metric rouge_l --top 10
     """
+    from qilin_rag.core.errors import UsageError
     from qilin_rag.reports import compare as report
+    from qilin_rag.reports.compare_rankings import compare_rankings, is_ranking
 
     run_a, run_b = find_runs_named([run_a, run_b], runs_dir)
-    compared = report.compare(run_a, run_b, metric, cluster_by, top)
+    kinds = is_ranking(run_a), is_ranking(run_b)
+    if any(kinds):
+        if not all(kinds):
+            raise UsageError(f"{(run_b, run_a)[kinds[1]]} is not a ranking, the other one is; compare two of a kind")
+        if cluster_by is not None:
+            raise UsageError("--cluster-by is for runs of answers; requests of rankings are clustered by query")
+        compared = compare_rankings(run_a, run_b, metric, top)
+    else:
+        compared = report.compare(run_a, run_b, metric, cluster_by, top)
     if as_json:
         ui.print_json(compared.model_dump(mode="json"))
     else:
@@ -74,5 +84,5 @@ def _show(compared: Comparison, run_a: Path) -> None:
             for question in moved:
                 figures_of = f"{question.value_a:.4f}  {question.value_b:.4f}"
                 console.print(f"  {figures_of}  {question.question_id}  {question.query}", soft_wrap=True)
-    if compared.better_a or compared.better_b:
+    if compared.unit == "question" and (compared.better_a or compared.better_b):
         console.print(f"\nqilin-rag show {run_a} --question ID shows a question in full", style="dim", soft_wrap=True)

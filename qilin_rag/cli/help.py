@@ -15,7 +15,7 @@ _EXAMPLES = "\nExamples:\n"  # of a docstring: what follows is printed as it is,
 _SECTIONS = {
     "Data": "data answers references missing_notes limit seed ids images images_per_note cards sample labels to task "
     "split without_history first candidates notes searches recommendations dqa users questions key synth:without "
-    "minutes judges folds",
+    "minutes similarity long_click requests judges folds",
     "Retrieval": "retriever retrievers query top_k note_fields note_order note_chars note_images image_size noise "
     "rerank rerank_depth rerank_weight engine sweep:controls",
     "Model": "llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "

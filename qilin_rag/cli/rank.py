@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qilin_rag.data.log_settings import LogSettings
+    from qilin_rag.data.requests import ByAnswer
+    from qilin_rag.rankers.differences import SliceDifference
     from qilin_rag.rankers.ranking_directory import RankingSummary, SliceSummary
     from qilin_rag.rankers.run import Ranking
 
@@ -43,6 +45,16 @@ class Part(StrEnum):
     test = "test"
     validation = "validation"
     dqa = "dqa"
+    answered = "answered"
+    unanswered = "unanswered"
+
+
+class TrainOn(StrEnum):
+    """Requests to train on."""
+
+    all = "all"
+    answered = "answered"
+    unanswered = "unanswered"
 
 
 class Missing(StrEnum):
@@ -76,7 +88,10 @@ def rank(
     checkpoint: Annotated[Path | None, typer.Option(help="Folder that `train` wrote.")] = None,
     split: Annotated[
         Part,
-        typer.Option(help="test, validation (the latest requests of train), or dqa (the searches of the table dqa)."),
+        typer.Option(
+            help="test, validation (the latest requests of train), dqa (the searches of the table dqa), or its latest "
+            "fifth: answered (those with an answer) or unanswered."
+        ),
     ] = Part.test,
     first: Annotated[
         int | None, typer.Option(min=1, help="Rank only the first N requests by id; the paper's code took 1000.")
@@ -159,6 +174,13 @@ def train(
         str, typer.Option(help="Requests to train on: search, recommendation, or search,recommendation.")
     ] = "search",
     data: QilinTables = None,
+    requests: Annotated[
+        TrainOn,
+        typer.Option(
+            help="all (the train table), or the earlier searches of the table dqa: answered (those with an answer) or "
+            "unanswered."
+        ),
+    ] = TrainOn.all,
     settings: RankerSettings = None,
     without: Annotated[
         str | None,
@@ -199,8 +221,10 @@ def train(
         ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bars(quiet or as_json or not is_first):
+            kinds: dict[TrainOn, ByAnswer] = {TrainOn.answered: "answered", TrainOn.unanswered: "unanswered"}
+            tasks, tables = parse_tasks(task), qilin_tables(data)
             trained = train_on(
-                ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log, fields
+                ranker, tasks, tables, out, limit, missing_notes.value, of_log, fields, kinds.get(requests)
             )
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept; the same command resumes from the last one") from None
@@ -274,6 +298,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
     _print_pooled(summary)
     if with_slices:
         _print_slices(summary.slices)
+        _print_differences(summary.differences)
         for remark in summary.remarks:
             console.print(remark, style="dim")
     counts = summary.counts
@@ -350,3 +375,17 @@ def _print_slices(slices: Sequence[SliceSummary]) -> None:
     is_sampled = any(part.of == "clicked" for part in slices)
     said = "Only these clicked notes, each ranked against all negatives" if is_sampled else _AMONG_THEMSELVES
     console.print(f"* {said}.\n", style="dim")
+
+
+def _print_differences(differences: Sequence[SliceDifference]) -> None:
+    console = ui.console()
+    for each in differences:
+        for name, figure in each.figures.items():
+            if name not in _SLICE_FIGURES:
+                continue
+            between = f"[{figure.ci95[0]:+.4f}, {figure.ci95[1]:+.4f}]" if figure.ci95 else figure.no_interval
+            console.print(
+                f"{name}, {each.slice} {each.first} minus {each.second}: {figure.value:+.4f}, 95% interval {between}, "
+                f"of {figure.n_first:,} and {counted(figure.n_second, 'request')}"
+            )
+        console.print("This difference is between other queries, too: it is no effect of the answer.\n", style="dim")

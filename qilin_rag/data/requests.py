@@ -29,11 +29,14 @@ from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offse
 from qilin_rag.data.source import Source
 
 TaskName = Literal["search", "recommendation"]
-Split = Literal["train", "validation", "test", "dqa"]
+ByAnswer = Literal["answered", "unanswered"]
+Split = Literal["train", "validation", "test", "dqa", "answered", "unanswered"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 VALIDATION_SHARE = 0.05
 HISTORY = "recent_clicked_note_idxs"
 """The key of a request's history in the `meta` of its question: the notes clicked before, newest first."""
+LATEST_OF_DQA = 0.2
+"""The latest share of the table dqa, which the splits answered and unanswered rank; the earlier rest is to train on."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -118,7 +121,7 @@ def read_requests(source: Source, task: TaskName, split: Split, validation_share
     """Return the requests of one split.
 
     `validation` is the latest share of the train table by time, `train` the earlier rest; `dqa` are the searches of the
-    table dqa.
+    table dqa, `answered` the latest of these that were shown an answer, `unanswered` the others of the same time.
 
     Raises:
         UsageError: if a table does not exist or lacks a column.
@@ -130,14 +133,28 @@ def part_of(table: Requests, split: Split, validation_share: float = VALIDATION_
     """Return the requests of a split from the table that holds it (see `table_of`)."""
     if split in ("test", "dqa"):
         return table
+    if split == "answered" or split == "unanswered":
+        return _with_answer(split_by_time(table, LATEST_OF_DQA)[1], split)
     return split_by_time(table, validation_share)[split == "validation"]
+
+
+def earlier_by_answer(dqa: Requests, kind: ByAnswer) -> Requests:
+    """Return the searches of the table dqa to train on: those before all that the splits of both kinds rank."""
+    return _with_answer(split_by_time(dqa, LATEST_OF_DQA)[0], kind)
+
+
+def _with_answer(requests: Requests, kind: ByAnswer) -> Requests:
+    chosen = requests.take(requests.answered == (kind == "answered"))
+    if not len(chosen):
+        raise UsageError(f"none of {counted(len(requests), 'search')} of the table dqa is {kind}")
+    return chosen
 
 
 def table_of(task: TaskName, split: Split) -> str:
     """Return the table that holds a split."""
-    if split == "dqa":
+    if split in ("dqa", *get_args(ByAnswer)):
         if task != "search":
-            raise UsageError("split dqa holds searches; the task recommendation has train, validation and test")
+            raise UsageError(f"split {split} holds searches; the task recommendation has train, validation and test")
         return "dqa"
     return f"{task}_test" if split == "test" else f"{task}_train"
 

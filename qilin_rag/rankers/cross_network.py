@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from qilin_rag.rankers.features import N_SOURCES, NOTE_IDS, USER_IDS
-from qilin_rag.rankers.propensity import N_POSITIONS
+from qilin_rag.rankers.propensity import N_POSITIONS, N_POSITIONS_IN_COLUMNS
 
 _MOST = 10.0  # the most standard deviations of a number from its mean
 
@@ -32,6 +32,12 @@ class Shape(NamedTuple):
     hidden: Sequence[int]
     dropout: float
     has_tower: bool
+    page_columns: int = 1
+
+    @property
+    def n_positions(self) -> int:
+        """Return the number of buckets of the position, of each kind of request."""
+        return N_POSITIONS if self.page_columns == 1 else N_POSITIONS_IN_COLUMNS
 
     @property
     def id_names(self) -> tuple[str, ...]:
@@ -98,7 +104,7 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(shape.dropout)]
         self.deep = nn.Sequential(*layers)
         self.head = nn.Linear(shape.width + sizes[-1], 1)
-        self.tower = nn.Embedding(2 * N_POSITIONS, 1) if shape.has_tower else None
+        self.tower = nn.Embedding(2 * shape.n_positions, 1) if shape.has_tower else None
         if self.tower is not None:
             nn.init.zeros_(self.tower.weight)
 
@@ -106,7 +112,7 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
         """Return the loss of these candidates; `position` are buckets, `labels` clicks, weighted or not."""
         logits = self.logits(features).float()
         if self.tower is not None:
-            logits = logits + self.tower(position + N_POSITIONS * features["is_search"].long()).squeeze(-1)
+            logits = logits + self.tower(position + self.shape.n_positions * features["is_search"].long()).squeeze(-1)
         return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
 
     def logits(self, features: Mapping[str, Any]) -> Any:

@@ -32,6 +32,7 @@ from qilin_rag.rankers.trained import Recipe, TrainedRanker
 
 if TYPE_CHECKING:
     from qilin_rag.rankers.cross_network import CrossNetwork
+    from qilin_rag.rankers.propensity import Examination
     from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 WITHOUT = ("query_source", "history", "counts", "user", "text", "position")
@@ -70,8 +71,8 @@ class FittedDCN(NamedTuple):
 
     network: CrossNetwork
     encoder: BiEncoder | None
-    exponent: float | None
-    """The exponent of the position bias, if clicks were weighted by it."""
+    examination: Examination | None
+    """The position bias, if clicks were weighted by it."""
 
     @property
     def model(self) -> CrossNetwork:
@@ -90,6 +91,7 @@ class DCNV2(TrainedRanker):
     version: ClassVar[int] = 2
     pretrained: ClassVar[frozenset[str]] = frozenset({"encoder"})
     built_on: ClassVar[frozenset[str]] = pretrained
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"page_columns"})
 
     encoder: str | None = None
     """A folder or a hub name of the bi-encoder of queries and notes, or the folder of a trained one. Default: no text.
@@ -104,6 +106,10 @@ class DCNV2(TrainedRanker):
     """The eta of ipw, from 0 to 5. Default: estimated from the train clicks."""
     most_weight: Annotated[float, Field(ge=1)] = 10.0
     """The largest weight of a click in ipw, from 1."""
+    page_columns: Literal[1, 2] = 1
+    """Columns of the results page, 1 or 2. With 2, odd positions are left, even ones right, and 0 is in neither: the
+    tower has numbers for each column, and ipw estimates how often the right one is looked at. Default: 1, since the
+    layout is only inferred, and the column of a note says little of the note, so that it biases little."""
 
     tables: Tables = Tables()
     """Buckets and width of the embeddings of each id."""
@@ -138,6 +144,10 @@ class DCNV2(TrainedRanker):
     def _exponent_is_used(self) -> DCNV2:
         if self.position_bias_exponent is not None and self.debias != "ipw":
             raise ValueError(f"position_bias_exponent is for debias ipw, not {self.debias}")
+        if self.page_columns == 2 and self.debias == "none":
+            raise ValueError("page_columns is for debias tower and ipw, not none")
+        if self.page_columns == 2 and self.position_bias_exponent is not None:
+            raise ValueError("page_columns 2 is estimated with the exponent; leave position_bias_exponent out")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -156,24 +166,25 @@ class DCNV2(TrainedRanker):
         from transformers import Trainer, TrainingArguments
 
         from qilin_rag.rankers.batches import Examples, as_one
-        from qilin_rag.rankers.propensity import click_weights, position_buckets
+        from qilin_rag.rankers.propensity import Examination, click_weights, position_buckets
 
         fitted, columns = self._new(train, catalogue)
-        exponent = None
+        examination = None
         weights: Floats = np.ones(train.n_candidates, np.float32)
         if self._debias == "ipw":
-            exponent = self.position_bias_exponent
-            if exponent is None:
+            if self.position_bias_exponent is not None:
+                examination = Examination(self.position_bias_exponent)
+            else:
                 with torch.random.fork_rng(range(torch.cuda.device_count())):
-                    exponent = self._estimate(self._new(train, catalogue)[0].network, train, columns)
-            weights = click_weights(train.position, exponent, self.most_weight)
-        position = position_buckets(train.position) if self._debias == "tower" else None
+                    examination = self._estimate(self._new(train, catalogue)[0].network, train, columns)
+            weights = click_weights(train.position, examination, self.most_weight)
+        position = position_buckets(train.position, self.page_columns) if self._debias == "tower" else None
         examples = Examples(columns, train.clicked * weights, position)
         return Recipe(
             Trainer,
             TrainingArguments,
             fitted.network,
-            fitted._replace(exponent=exponent),
+            fitted._replace(examination=examination),
             examples,
             self.parameters(fitted.network),
             given={"data_collator": as_one},
@@ -215,11 +226,12 @@ class DCNV2(TrainedRanker):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.network.state_dict().items()}
         with atomic_path(folder / _WEIGHTS) as weights:
             save_file(state, weights)
-        encoder = fitted.encoder
+        encoder, examination = fitted.encoder, fitted.examination
         content = {
             "encoder": {"model": self.encoder if encoder else None, "sha256": _sha256(encoder) if encoder else None},
             "text_width": fitted.network.shape.text_width,
-            "position_bias_exponent": fitted.exponent,
+            "position_bias_exponent": examination.exponent if examination else None,
+            **({"right_column_propensity": examination.right} if examination and self.page_columns == 2 else {}),
             "note_numbers": _scales(features.note_numbers("counts" not in self.without), fitted.network.note_scale),
             "user_numbers": _scales(features.USER_COUNTS + features.USER_NUMBERS, fitted.network.user_scale),
         }
@@ -230,6 +242,7 @@ class DCNV2(TrainedRanker):
         from safetensors.torch import load_file
 
         from qilin_rag.rankers.cross_network import CrossNetwork
+        from qilin_rag.rankers.propensity import Examination
 
         kept = json.loads((folder / _FEATURES).read_text(encoding="utf-8"))
         encoder = self._open_encoder()
@@ -243,7 +256,9 @@ class DCNV2(TrainedRanker):
         if weights.keys() != network.state_dict().keys():
             raise UsageError(f"{folder} was trained by another version of dcn-v2; train it again")
         network.load_state_dict(weights)
-        return FittedDCN(network.to(self.torch_device()).eval(), encoder, kept["position_bias_exponent"])
+        exponent, right = kept["position_bias_exponent"], kept.get("right_column_propensity", 1.0)
+        examination = None if exponent is None else Examination(exponent, right)
+        return FittedDCN(network.to(self.torch_device()).eval(), encoder, examination)
 
     @property
     def _debias(self) -> str:
@@ -272,6 +287,7 @@ class DCNV2(TrainedRanker):
             hidden=self.hidden,
             dropout=self.dropout,
             has_tower=self._debias == "tower",
+            page_columns=self.page_columns,
         )
 
     def _new(self, train: Requests, catalogue: Catalogue) -> tuple[FittedDCN, Columns]:
@@ -295,11 +311,11 @@ class DCNV2(TrainedRanker):
             scale.std.copy_(torch.from_numpy(std))
         return FittedDCN(network, encoder, None), columns
 
-    def _estimate(self, network: CrossNetwork, train: Requests, columns: Columns) -> float:
-        """Estimate the exponent of the position bias in the clicks of train, in one pass by a network of its own."""
+    def _estimate(self, network: CrossNetwork, train: Requests, columns: Columns) -> Examination:
+        """Estimate the position bias in the clicks of train, in one pass by a network of its own."""
         import torch
 
-        from qilin_rag.rankers.propensity import estimate_exponent
+        from qilin_rag.rankers.propensity import estimate_examination
 
         device = self.torch_device()
         rng = np.random.default_rng(self.seed)
@@ -317,7 +333,7 @@ class DCNV2(TrainedRanker):
         rates = (min(self.embedding_learning_rate, 0.01), 1e-3)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        return estimate_exponent(network, groups, batches())
+        return estimate_examination(network, groups, batches(), self.page_columns)
 
     def _columns_of(self, requests: Requests, catalogue: Catalogue, encoder: BiEncoder | None) -> Columns:
         """Return the columns of these requests; the last ones are kept, because validation asks for them repeatedly."""

@@ -16,8 +16,10 @@ from qilin_rag.data.clock import check_clock
 from qilin_rag.data.requests import Floats, Requests, TaskName
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.candidates import Candidates
+from qilin_rag.rankers.differences import answer_differences
 from qilin_rag.rankers.diversity import COVERAGE, ILD, diversity, taxonomy_of
 from qilin_rag.rankers.metrics import FIGURES, Bools, Ints, RankedGroups, TieRange, Values, by_request, tie_range
+from qilin_rag.rankers.page_columns import ASSUMED
 from qilin_rag.rankers.placements import REQUEST_AUC, request_auc, sampled_figures
 from qilin_rag.rankers.pooled import NOT_A_PROBABILITY, NOT_SHOWN, pooled_figures
 from qilin_rag.rankers.ranking_directory import (
@@ -102,6 +104,7 @@ def judge_ranking(work: ScoredRanking) -> tuple[list[RequestFigures], RankingSum
         ties=_hanging(ties) if not work.candidates.is_sampled else {},
         counts=_counts(work, lines, ties),
         slices=[*slices, *_slices_of_candidates(work, clusters)],
+        differences=answer_differences(of_each, [line.figures for line in lines], clusters),
         remarks=_remarks(work),
     )
 
@@ -135,7 +138,7 @@ def _slices_of_candidates(work: ScoredRanking, clusters: Clusters) -> Iterator[S
     requests, scores = work.requests, work.scores
     train = _train_of(work.log, work.config.task)
     unfound = _clicks_of_kinds(work, train)
-    for part in of_candidates(requests, work.catalogue, train):
+    for part in of_candidates(requests, work.catalogue, train, with_columns=work.candidates.is_shown):
         for i, label in enumerate(part.labels):
             is_kind = part.of == i
             if work.candidates.is_sampled:
@@ -196,6 +199,7 @@ def _remarks(work: ScoredRanking) -> list[str]:
         *at_top,
         "Sessions: of the app (session_idx), and of a user's requests by pauses (one of more than "
         f"{settings.session_gap_s / 60:g} minutes begins another). {check_clock(work.log.all(), settings).sentence()}",
+        *([ASSUMED] if work.candidates.is_shown and (asked.position > 0).any() else []),
     ]
 
 

@@ -15,6 +15,7 @@ from qilin_rag.core.stats import Clusters, query_clusters
 from qilin_rag.core.types import Frozen, MetricSummary, MissingNotes, NoteFields
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Split, TaskName
+from qilin_rag.rankers.differences import SliceDifference
 from qilin_rag.rankers.diversity import COVERAGE, ILD, K
 from qilin_rag.rankers.metrics import MEASURES, RELEASED
 from qilin_rag.rankers.placements import HITS, REQUEST_AUC, SAMPLED_MRR, SAMPLED_NDCG
@@ -184,6 +185,8 @@ class RankingSummary(Frozen):
     ties: dict[str, HangsOnTies] = {}
     counts: dict[str, int]
     slices: list[SliceSummary]
+    differences: list[SliceDifference] = []
+    """The differences between requests with an answer and those without, if there are both."""
     remarks: list[str] = []
 
 

@@ -31,10 +31,12 @@ from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import (
     TASKS,
     VALIDATION_SHARE,
+    ByAnswer,
     Floats,
     Requests,
     TaskName,
     content_sha256,
+    earlier_by_answer,
     fields_read,
     read_table,
     split_by_time,
@@ -101,6 +103,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
             f"ranker {ranker.called()} takes the order of the candidates, and candidates {candidates.name} have none; "
             "name another ranker, or other candidates"
         )
+    if isinstance(ranker, TrainedRanker):
+        ranker.refuse_seen(config.split)
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
     tables = ("notes", IMAGE_TEXT, "user_feat", *REQUEST_TABLES)
     log = SplitLog(open_source(config.data, tables, log=config.log), share)
@@ -163,6 +167,7 @@ def train(
     missing_notes: MissingNotes = "error",
     log: LogSettings | None = None,
     note_fields: Sequence[NoteField] = TITLE_AND_CONTENT,
+    by_answer: ByAnswer | None = None,
 ) -> Trained:
     """Train on the train tables of these tasks; their latest requests are kept for validation, and no other is read.
 
@@ -175,6 +180,8 @@ def train(
         missing_notes: Whether candidates without a note are an error, or skipped.
         log: How requests are read.
         note_fields: The fields of a note that the ranker reads.
+        by_answer: Train on the searches of the table dqa that were shown an answer, or on the others, instead of the
+            train table; without the latest ones, which the split of this name ranks.
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
@@ -183,9 +190,11 @@ def train(
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker
 
-    tables = ("notes", IMAGE_TEXT, "user_feat", *(table_of(task, "train") for task in tasks))
-    source = open_source(data, tables, log=log)
-    cut = [split_by_time(read_table(source, table_of(task, "train")), ranker.validation_share) for task in tasks]
+    names = [table_of(task, by_answer or "train") for task in tasks]
+    source = open_source(data, ("notes", IMAGE_TEXT, "user_feat", *names), log=log)
+    read = [read_table(source, name) for name in names]
+    read = [earlier_by_answer(table, by_answer) for table in read] if by_answer else read
+    cut = [split_by_time(table, ranker.validation_share) for table in read]
     train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
     if limit is not None and limit < len(train_requests):
         rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
@@ -195,7 +204,7 @@ def train(
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )
     with third_party(f"ranker {ranker.called()}"):
-        return train_ranker(ranker, train_requests, validation, catalogue, out)
+        return train_ranker(ranker, train_requests, validation, catalogue, out, by_answer)
 
 
 def _refuse_checkpoint(set_to: object) -> None:

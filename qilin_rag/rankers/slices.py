@@ -14,8 +14,11 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Bools, Ints
 from qilin_rag.data.requests import Requests
 from qilin_rag.data.sessions import app_sessions, pause_sessions
+from qilin_rag.rankers.page_columns import PAGE_COLUMNS, column_of
 
 NONE = -1
+ANSWER = "answer"
+"""The division of requests by whether an answer was shown."""
 _LAST_ORDINAL = 10
 _QUERY_LENGTHS = ("<=3", *map(str, range(4, 11)), ">10")
 _NOTE_TYPES = {1.0: "image-text", 2.0: "video"}
@@ -61,14 +64,18 @@ def of_requests(requests: Requests, log: Sequence[Requests], gap_s: int) -> list
             *parts,
         ]
     if requests.answered.any():
-        parts.append(Partition("answer", ("not shown", "shown"), requests.answered.astype(np.int64)))
+        parts.append(Partition(ANSWER, ("not shown", "shown"), requests.answered.astype(np.int64)))
     return parts
 
 
-def of_candidates(requests: Requests, catalogue: Catalogue, train: Requests | None) -> list[Partition]:
-    """Divide candidates by type of note, if the data has it, and by whether the note is in the train log.
+def of_candidates(
+    requests: Requests, catalogue: Catalogue, train: Requests | None, with_columns: bool = False
+) -> list[Partition]:
+    """Divide candidates by whether the note is in the train log, by type of note, and by column of the page.
 
-    A note is in the train log if a request of `train` showed it, or has it among its recent clicks.
+    A note is in the train log if a request of `train` showed it, or has it among its recent clicks. The type is left
+    out if the data does not have it, the column if no position is known, or unless it is asked for: `with_columns` is
+    for positions on a page, which candidates that were not shown lack.
     """
     parts = []
     if train is not None:
@@ -82,6 +89,8 @@ def of_candidates(requests: Requests, catalogue: Catalogue, train: Requests | No
         for place, kind in enumerate(_NOTE_TYPES):
             of_note[types == kind] = place
         parts.append(Partition("note type", tuple(_NOTE_TYPES.values()), of_note[of]))
+    if with_columns and (requests.position > 0).any():
+        parts.append(Partition("column of the page", PAGE_COLUMNS, column_of(requests.position)))
     return parts
 
 

@@ -22,7 +22,7 @@ from qilin_rag.core.files import write_text
 from qilin_rag.core.former import renewed_name
 from qilin_rag.core.registry import RANKERS
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
+from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests, Split
 from qilin_rag.models.pretrained import model_sha256, within_gpu_memory
 from qilin_rag.rankers.base import Ranker
 
@@ -155,6 +155,20 @@ class TrainedRanker(Ranker):
         with torch.no_grad(), within_gpu_memory(LESS_TO_SCORE):
             return self.score_with(self._fitted, requests, catalogue)
 
+    def refuse_seen(self, split: Split) -> None:
+        """Raise a UsageError if the split holds requests that the checkpoint was trained on, as its folder records."""
+        if self.checkpoint is None or split != "dqa":
+            return
+        if kind := read_ranker(self.checkpoint)["trained"].get("by_answer"):
+            raise UsageError(
+                f"{self.checkpoint} was trained on {kind} searches of the table dqa, which the split dqa holds; rank "
+                "the later ones that it has not seen: --split answered, or unanswered"
+            )
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return the settings that training depends on, as a folder records them."""
+        return self.model_dump(mode="json", exclude=set(self.operational) | self._unset())
+
     def torch_device(self) -> Any:
         """Return the device of the model; raise a UsageError if this machine does not have it."""
         return torch_device(self.device)
@@ -195,7 +209,7 @@ def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> No
     content = {
         "ranker": ranker.known_as(),
         "version": ranker.version,
-        "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
+        "settings": ranker.training_settings(),
         "trained": trained,
         "versions": {"qilin-rag": __version__, **{package: version(package) for package in ranker.packages}},
     }

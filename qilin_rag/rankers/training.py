@@ -31,7 +31,7 @@ from qilin_rag.core.files import write_text
 from qilin_rag.core.former import renewed_name
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.requests import Requests, content_sha256, fields_read
+from qilin_rag.data.requests import ByAnswer, Requests, content_sha256, fields_read
 from qilin_rag.models.hf_compat import load_best_model, use_one_gpu, without_autocast
 from qilin_rag.models.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.models.sentence_encoder import has_native_bf16
@@ -69,8 +69,11 @@ def train_ranker(
     validation: Requests,
     catalogue: Catalogue,
     out: Path,
+    by_answer: ByAnswer | None = None,
 ) -> Trained:
     """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
+
+    `by_answer` says which searches of the table dqa these are, if they are of it; the folder records it.
 
     If `out` holds checkpoints of the same training, it resumes from the last one; if that training is complete, nothing
     is done.
@@ -90,10 +93,11 @@ def train_ranker(
         "ranker": ranker.known_as(),
         "version": ranker.version,
         _PROCESSES: int(os.environ.get("WORLD_SIZE", "1")),
-        "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
+        "settings": ranker.training_settings(),
         "train": content_sha256(train, catalogue),
         "validation": content_sha256(validation, catalogue),
         **fields_read(catalogue),
+        **({"by_answer": by_answer} if by_answer else {}),
         "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
     is_first = os.environ.get("RANK", "0") == "0"

@@ -80,6 +80,7 @@ class Comparison(Frozen):
         better_a: Questions in which A is higher, the largest change first.
         better_b: Questions in which B is higher, the largest change first.
         notes: Remarks on what was left out, and why.
+        unit: The name of one thing compared: question, or request for rankings.
 
     Example:
         >>> import qilin_rag as qr
@@ -98,6 +99,7 @@ class Comparison(Frozen):
     better_a: list[Moved]
     better_b: list[Moved]
     notes: list[str]
+    unit: str = "question"
 
     def to_frame(self) -> DataFrame:
         """Return the comparison as a pandas DataFrame with a row for each metric.
@@ -129,7 +131,7 @@ def section_of(compared: Comparison) -> Section:
         figures = [f"{each.value_a:.4f}", f"{each.value_b:.4f}", f"{each.difference:+.4f}"]
         rows.append([each.metric, *figures, interval, "-" if each.p is None else f"{each.p:.4f}", counts])
         if each.n < compared.n_questions:
-            lines.append(f"{each.metric}: {counted(each.n, 'question')} scored in both")
+            lines.append(f"{each.metric}: {counted(each.n, compared.unit)} scored in both")
         if each.no_interval:
             lines.append(f"{each.metric}: no interval, {each.no_interval}")
         if each.p is not None and each.p > ALPHA:
@@ -137,7 +139,7 @@ def section_of(compared: Comparison) -> Section:
             lines.append(f"{each.metric}: no difference shown; {limit}")
     same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
     header = ["metric", "A", "B", "A - B", "95% interval", "p", "won/tied/lost"]
-    return Section(f"{counted(compared.n_questions, 'question')}{same}", header, rows, [*lines, *compared.notes])
+    return Section(f"{counted(compared.n_questions, compared.unit)}{same}", header, rows, [*lines, *compared.notes])
 
 
 @kept_figures()
@@ -174,7 +176,7 @@ def compare(
     notes += _leave_out_other_reference_notes(a, b, ids, of_answers, pairs)
     differences = np.stack([pair[:, 0] - pair[:, 1] for pair in pairs], axis=1)
     compared = [
-        _metric(name, str(a.signature(name)), pair, test, clusters)
+        compare_metric(name, str(a.signature(name)), pair, test, clusters)
         for name, pair, test in zip(of_answers, pairs, paired_tests(differences, clusters), strict=True)
         if not np.isnan(pair.sum(axis=1)).all()
     ]
@@ -186,7 +188,8 @@ def compare(
         if not highest_is_best(each.signature)
     ]
     moved_by = metric or of_answers[0]
-    moved = _moved(a, ids, pairs[of_answers.index(moved_by)])
+    queries = [a.questions[each].query for each in ids]
+    better_a, better_b = moved_most(ids, queries, pairs[of_answers.index(moved_by)], n_moved)
     return Comparison(
         run_a=a.name,
         run_b=b.name,
@@ -194,8 +197,8 @@ def compare(
         n_clusters=len(np.unique(clusters)),
         metrics=compared,
         moved_by=moved_by,
-        better_a=[each for each in moved if each.value_a - each.value_b > _EQUAL][:n_moved],
-        better_b=[each for each in moved[::-1] if each.value_b - each.value_a > _EQUAL][:n_moved],
+        better_a=better_a,
+        better_b=better_b,
         notes=notes,
     )
 
@@ -243,7 +246,8 @@ def _leave_out_other_reference_notes(
     return notes
 
 
-def _metric(name: str, signature: str, pair: Values, test: PairedTest, clusters: Clusters) -> MetricComparison:
+def compare_metric(name: str, signature: str, pair: Values, test: PairedTest, clusters: Clusters) -> MetricComparison:
+    """Return the comparison of one metric; `pair` (n, 2) are its figures in A and B, NaN if unscored."""
     is_scored = ~np.isnan(pair.sum(axis=1))
     scored = pair[is_scored]
     difference = scored[:, 0] - scored[:, 1]
@@ -266,16 +270,14 @@ def _metric(name: str, signature: str, pair: Values, test: PairedTest, clusters:
     )
 
 
-def _moved(a: Measured, ids: Sequence[str], pair: Values) -> list[Moved]:
-    """Return the questions scored in both, from A's largest gain to B's."""
-    order = sorted(range(len(ids)), key=lambda i: (pair[i, 1] - pair[i, 0], ids[i]))
-    return [
-        Moved(
-            question_id=ids[i],
-            query=a.questions[ids[i]].query,
-            value_a=float(pair[i, 0]),
-            value_b=float(pair[i, 1]),
-        )
-        for i in order
-        if not np.isnan(pair[i]).any()
+def moved_most(
+    ids: Sequence[str], queries: Sequence[str], pair: Values, n_moved: int
+) -> tuple[list[Moved], list[Moved]]:
+    """Return the questions in which A is higher by most, and those in which B is; `pair` (n, 2) are their figures."""
+    scored = np.flatnonzero(~np.isnan(pair).any(axis=1)).tolist()
+    moved = [
+        Moved(question_id=ids[i], query=queries[i], value_a=float(pair[i, 0]), value_b=float(pair[i, 1]))
+        for i in sorted(scored, key=lambda i: (pair[i, 1] - pair[i, 0], ids[i]))
     ]
+    better_a = [each for each in moved if each.value_a - each.value_b > _EQUAL][:n_moved]
+    return better_a, [each for each in moved[::-1] if each.value_b - each.value_a > _EQUAL][:n_moved]

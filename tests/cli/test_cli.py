@@ -68,6 +68,7 @@ COMMANDS = [
     "analyze answers",
     "analyze dqa-effect",
     "analyze modality",
+    "analyze re-search",
     "train",
     "rank",
 ]

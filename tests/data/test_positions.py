@@ -95,12 +95,102 @@ def test_analysis_counts_it_above_position_1(tmp_path: Path) -> None:
     assert searches["first click rank"] == pytest.approx(1)
 
 
+TYPES = {9: 1.0, 5: 2.0, 2: 1.0, 3: 2.0, 4: 1.0, 6: 2.0, 7: 2.0, 8: 1.0}
+
+
+@pytest.mark.parametrize("zero", ["top", "unknown"])
+def test_all_of_figure_3_by_hand(tmp_path: Path, zero: str) -> None:
+    """At 0: 9 (clicked) and 8 (clicked) of image-text, 7 of video. At 1: 5 of video, 4 of image-text (clicked)."""
+    folder = write_data(tmp_path)
+    write_jsonl(
+        folder / "notes.jsonl",
+        [{"note_idx": i, "title": f"t{i}", "content": "c", "note_type": TYPES.get(i)} for i in range(1, 10)],
+    )
+    tables = {table.key: table for table in analyse(open_source(str(folder), log=LogSettings(position_zero=zero)))}
+    shares, ctrs = (dict(zip(tables[key].rows, tables[key].values, strict=True)) for key in ("figure3c", "figure3e"))
+    top = {"0 (top)": ([2 / 3, 1 / 3], [1, 0])} if zero == "top" else {}
+    wanted = top | {"1": ([0.5, 0.5], [1, 0]), "2": ([0, 1], [None, 1]), "3": ([1, 0], [0, None])}
+    wanted |= {"4": ([1, 0], [0, None]), "5": ([None, None], [None, None])}
+    assert list(shares)[: len(wanted)] == list(ctrs)[: len(wanted)] == list(wanted)
+    for place, (of_types, of_clicks) in wanted.items():
+        assert shares[place] == pytest.approx(of_types) and ctrs[place] == pytest.approx(of_clicks), place
+    for key in ("figure3d", "figure3f"):  # recommendations: there are none
+        assert all(value is None for row in tables[key].values for value in row)
+    said = [any("position 0" in note for note in tables[key].notes) for key in ("table5", "figure3a")]
+    assert said == [zero == "top"] * 2
+
+
+@pytest.mark.parametrize("zero", ["top", "unknown"])
+def test_outcomes_of_the_effect_of_an_answer_by_hand(tmp_path: Path, zero: str) -> None:
+    """Thirty times the four searches, with and without an answer: 0 is a depth and a first click, or neither."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-rag[analysis]'")
+    from qilin_rag.analysis.dqa_effect import outcomes_of
+
+    rows = [
+        {"search_idx": i, "query": "茶", "search_result_details_with_idx": SEARCHES[i % 4], "dqa_output": output}
+        for i, output in enumerate(["-1"] * 120 + ["答"] * 120)
+    ]
+    write_jsonl(tmp_path / "dqa.jsonl", rows)
+    log = read_log(open_source(str(tmp_path), log=LogSettings(position_zero=zero)))
+    found = {outcome.name: outcome for outcome in outcomes_of(log, np.arange(len(log.shown)))}
+    by_search: dict[int, list[float | None]] = {}
+    for row, request in enumerate(log.shown.ids):
+        outcomes = [found[name] for name in ("browsing depth", "first click rank")]
+        values = [float(each.values[row]) if each.chosen[row] else None for each in outcomes]
+        assert by_search.setdefault(int(request) % 4, values) == values
+    wanted = {0: [3, 0], 1: [2, 1], 2: [0, None], 3: [4, 0]}
+    if zero == "unknown":
+        wanted = {0: [3, None], 1: [2, 1], 2: [None, None], 3: [4, None]}
+    assert by_search == wanted
+
+
+def test_a_copy_keeps_it(tmp_path: Path, cli: Cli) -> None:
+    write_data(tmp_path)
+    assert cli("data", "convert", tmp_path, "--to", "parquet", "--out", "copy").code == 0
+    for zero in ("top", "unknown"):
+        copied, read = (
+            read_requests(open_source(str(folder), log=LogSettings(position_zero=zero)), "search", "test")
+            for folder in (Path("copy"), tmp_path)
+        )
+        assert copied.position.tolist() == read.position.tolist()
+    assert (read_requests(open_source("copy"), "search", "test").position == 0).sum() == 3
+
+
+def test_it_is_in_neither_column_of_the_page(tmp_path: Path) -> None:
+    """Left: 2 (3), 5 (1), 4 (1, clicked). Right: 3 (2, clicked). 8 was shown at 4, too, but counts at the top."""
+    config = RankConfig(data=str(write_data(tmp_path)), task="search", runs_dir=tmp_path / "runs")
+    done = rank(Production(), config)
+    parts = {part.label: part for part in done.summary.slices if part.slice == "column of the page"}
+    assert {label: part.n for label, part in parts.items()} == {"left, odd position": 3, "right, even position": 1}
+    assert [part.figures["mrr@10"].n for part in parts.values()] == [1, 1]
+    assert sum("odd positions are taken for the left one" in remark for remark in done.summary.remarks) == 1
+    unknown = config.model_copy(update={"log": LogSettings(position_zero="unknown")})
+    parts = {p.label: p for p in rank(Production(), unknown).summary.slices if p.slice == "column of the page"}
+    assert {label: part.n for label, part in parts.items()} == {"left, odd position": 3, "right, even position": 2}
+
+
 def test_click_models_look_at_the_top_as_at_position_1() -> None:
     pytest.importorskip("torch")
-    from qilin_rag.rankers.propensity import click_weights, position_buckets
+    import torch
+
+    from qilin_rag.rankers.propensity import Examination, click_weights, estimate_examination, position_buckets
 
     assert position_buckets(np.array([-1, 0, 1, 2])).tolist() == [0, 1, 1, 2]
-    assert click_weights(np.array([-1, 0, 1, 4]), 0.5, 10).tolist() == [1, 1, 1, 2]
+    assert click_weights(np.array([-1, 0, 1, 4]), Examination(0.5), 10).tolist() == [1, 1, 1, 2]
+
+    class Zero(torch.nn.Module):  # type: ignore[misc]
+        def logits(self, features: Any) -> Any:
+            return features["logit"]
+
+    def estimated(*positions: int, n_columns: int = 1) -> Any:
+        position = torch.tensor(positions)
+        batch = {"logit": torch.zeros(len(positions))}, torch.tensor([1.0, 0, 1, 0, 0, 1]), position
+        return estimate_examination(Zero(), [], [batch] * 20, n_columns)
+
+    assert estimated(0, 0, 3, 4, 5, 6) == estimated(1, 1, 3, 4, 5, 6) == estimated(-1, -1, 3, 4, 5, 6)
+    assert estimated(0, 0, 3, 4, 5, 6) != estimated(2, 2, 3, 4, 5, 6)
+    columns = estimated(0, 0, 3, 4, 5, 6, n_columns=2)  # 0 is not even: it is in no column
+    assert columns == estimated(1, 1, 3, 4, 5, 6, n_columns=2) != estimated(0, 0, 3, 4, 5, 7, n_columns=2)
 
 
 def test_stats_and_validate_count_it(tmp_path: Path, cli: Cli) -> None:

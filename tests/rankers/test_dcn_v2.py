@@ -22,7 +22,14 @@ from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.batches import Examples, as_one  # noqa: E402
 from qilin_rag.rankers.cross_network import CrossLayer, CrossNetwork  # noqa: E402
 from qilin_rag.rankers.dcn_v2 import DCNV2  # noqa: E402
-from qilin_rag.rankers.propensity import N_POSITIONS, click_weights, position_buckets  # noqa: E402
+from qilin_rag.rankers.propensity import (  # noqa: E402
+    N_POSITIONS,
+    N_POSITIONS_IN_COLUMNS,
+    Examination,
+    click_weights,
+    estimate_examination,
+    position_buckets,
+)
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
 from tests.rankers.conftest import Made, MakeWorld  # noqa: E402
 from tests.rankers.dcn import COUNTS, small, trained  # noqa: E402
@@ -222,7 +229,79 @@ def test_wrong_settings_are_named() -> None:
 
 def test_positions_and_weights() -> None:
     assert position_buckets(np.array([-1, 1, 20, 21, 40, 10**6])).tolist() == [0, 1, 20, 20, 24, N_POSITIONS - 1]
-    assert click_weights(np.array([0, 1, 4, 100]), 0.5, 5.0).tolist() == [1, 1, 2, 5]
+    assert click_weights(np.array([0, 1, 4, 100]), Examination(0.5), 5.0).tolist() == [1, 1, 2, 5]
+
+
+def test_columns_of_the_page_have_buckets_and_weights_of_their_own() -> None:
+    """Position 0 is in neither; below 20 each position has its own bucket anyway."""
+    positions = np.array([-1, 0, 1, 2, 19, 20, 21, 22, 23, 24, 25, 10**6, 10**6 + 1])
+    right = N_POSITIONS - 20
+    wanted = [0, 48, 1, 2, 19, 20 + right, 20, 20 + right, 20, 21 + right, 21, 33 + right, 33]
+    assert position_buckets(positions, 2).tolist() == wanted
+    assert N_POSITIONS_IN_COLUMNS == 49
+    weights = click_weights(np.array([-1, 0, 1, 2, 3, 4, 100]), Examination(1.0, 0.5), 50)
+    assert weights.tolist() == [1, 1, 1, 4, 3, 8, 50]
+
+
+@pytest.mark.parametrize("right", [1.0, 0.4])
+def test_the_right_column_is_estimated_with_the_exponent(right: float) -> None:
+    """Relevance has no feature here: one number for all, by the model's own network."""
+
+    class One(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.number = torch.nn.Parameter(torch.tensor(0.0))
+
+        def logits(self, features: Any) -> Any:
+            return self.number + features["logit"]
+
+    rng = np.random.default_rng(0)
+
+    def batches() -> Any:
+        for _ in range(600):
+            position = rng.integers(0, 40, 1024)
+            logit = rng.normal(0, 1.5, 1024)
+            seen = np.maximum(position, 1) ** -0.6 * np.where((position > 0) & (position % 2 == 0), right, 1)
+            clicked = rng.random(1024) < seen / (1 + np.exp(-0.5 - logit))
+            yield {"logit": torch.tensor(logit)}, torch.tensor(clicked).float(), torch.tensor(position)
+
+    network = One()
+    found = estimate_examination(network, [{"params": network.parameters(), "lr": 0.02}], batches(), 2)
+    assert found.exponent == pytest.approx(0.6, abs=0.05) and found.right == pytest.approx(right, abs=0.05)
+    network = One()
+    alone = estimate_examination(network, [{"params": network.parameters(), "lr": 0.02}], batches())
+    assert alone.right == 1
+
+
+@pytest.mark.parametrize("debias", ["tower", "ipw"])
+def test_a_page_of_two_columns_is_trained_saved_and_read(made: Made, tmp_path: Path, debias: Any) -> None:
+    ranker = small(debias=debias, page_columns=2, max_steps=3)
+    train_ranker(
+        ranker,
+        made.requests("search", "train"),
+        made.requests("search", "validation"),
+        made.catalogue,
+        tmp_path / "out",
+    )
+    again = load_ranker(tmp_path / "out", device="cpu")
+    assert again.page_columns == 2  # type: ignore[attr-defined]
+    fitted = again.load(tmp_path / "out" / "model")
+    if debias == "ipw":
+        assert fitted.examination.right > 0 and fitted.examination.right != 1
+        kept = json.loads((tmp_path / "out" / "model" / "features.json").read_text())
+        assert fitted.examination == (kept["position_bias_exponent"], kept["right_column_propensity"])
+    else:
+        assert fitted.network.tower.weight.shape == (2 * N_POSITIONS_IN_COLUMNS, 1) and fitted.examination is None
+
+
+def test_one_column_is_what_it_was() -> None:
+    """Rankers that were trained before the setting keep their identity and resume."""
+    assert "page_columns" not in small().identity() and "page_columns" not in small().training_settings()
+    assert small(page_columns=2).identity()["page_columns"] == 2
+    with pytest.raises(UsageError, match="page_columns is for debias tower and ipw, not none"):
+        RANKERS.create("dcn-v2", {"debias": "none", "page_columns": 2})
+    with pytest.raises(UsageError, match="leave position_bias_exponent out"):
+        RANKERS.create("dcn-v2", {"debias": "ipw", "position_bias_exponent": 1.0, "page_columns": 2})
 
 
 def test_weighted_clicks_are_labels_over_propensity(made: Made) -> None:

@@ -289,7 +289,9 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Requests, Requests]]:
     """What rankers are trained and validated on, instead of training them."""
     seen: list[tuple[Requests, Requests]] = []
 
-    def train_ranker(ranker: Any, train: Requests, validation: Requests, catalogue: Any, out: Path) -> Trained:
+    def train_ranker(
+        ranker: Any, train: Requests, validation: Requests, catalogue: Any, out: Path, by_answer: Any = None
+    ) -> Trained:
         seen.append((train, validation))
         return Trained(out, 1, 1, 0.5)
 

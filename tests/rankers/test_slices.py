@@ -71,14 +71,19 @@ def test_kinds_of_candidates_by_hand(tmp_path: Path) -> None:
     (tmp_path / "notes.jsonl").write_text(text)
     catalogue = open_catalogue(open_source(str(tmp_path)))
     requests = shown(6, 5, 4, 3, 2, 1)
-    found = by_name(of_candidates(requests, catalogue, train))
+    found = by_name(of_candidates(requests, catalogue, train, with_columns=True))
     seen, kind = (
         dict(zip(requests.note_idx.tolist(), found[name], strict=True)) for name in ("seen in train", "note type")
     )
     assert {note for note, label in seen.items() if label == "yes"} == {1, 2, 4}
     assert {note for note, label in seen.items() if label == "no, cold start"} == {3, 5, 6}
     assert kind == {1: "image-text", 2: "video", 3: None, 4: "video", 5: "image-text", 6: None}
-    assert of_candidates(requests, Catalogue(load_dataset("sample").notes), None) == []  # the sample has no types
+    column = dict(zip(requests.note_idx.tolist(), found["column of the page"], strict=True))  # 6 is at position 1
+    assert {note for note, label in column.items() if label == "left, odd position"} == {6, 4, 2}
+    assert {note for note, label in column.items() if label == "right, even position"} == {5, 3, 1}
+    sample = Catalogue(load_dataset("sample").notes)  # it has no types
+    nowhere = replace(requests, position=np.array([-1, 0, -1, -1, 0, 0]))
+    assert of_candidates(nowhere, sample, None, with_columns=True) == of_candidates(requests, sample, None) == []
 
 
 @pytest.mark.parametrize("split", ["test", "dqa"])
