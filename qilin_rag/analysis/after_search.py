@@ -1,4 +1,4 @@
-"""What follows each search in the log: other searches of the user, reformulations, and the time on clicked notes."""
+"""Find what follows each search in the log: other searches of the user, reformulations, time on clicked notes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG_CLICK_S = 30.0
 
 
 class ReSearchLimits(NamedTuple):
-    """What counts as a re-search and as a long click.
+    """The limits of a re-search and of a long click.
 
     Attributes:
         minutes: The most minutes between a search and another one for the same need.
@@ -42,7 +42,7 @@ class ReSearchLimits(NamedTuple):
 
 
 class AfterSearch:
-    """What followed each search of a log, (n,) each; requests that are not searches have no value that counts.
+    """The searches that followed each search of a log, (n,) each; requests that are not searches have no value that counts.
 
     Attributes:
         is_followed: By name, whether a search followed within the time of the limits: `re-search`, `same query` (a

@@ -1,4 +1,4 @@
-"""What users do after a search with an answer, beside other searches, and what of it is an effect of the answer."""
+"""Describe what users do after a search with an answer, beside other searches, and which part the answer causes."""
 
 from __future__ import annotations
 

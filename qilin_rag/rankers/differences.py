@@ -34,7 +34,7 @@ class SliceDifference(Frozen):
     """The difference of each figure between two parts of the requests, `first` minus `second`."""
 
     slice: str
-    """What the parts are made by: answer."""
+    """The property that makes the parts: answer."""
     first: str
     """The first part: shown."""
     second: str
