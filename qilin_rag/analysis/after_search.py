@@ -42,7 +42,7 @@ class ReSearchLimits(NamedTuple):
 
 
 class AfterSearch:
-    """The searches that followed each search of a log, (n,) each; requests that are not searches have no value that counts.
+    """The searches that followed each search of a log, (n,) each; the values of other requests do not count.
 
     Attributes:
         is_followed: By name, whether a search followed within the time of the limits: `re-search`, `same query` (a
