@@ -25,6 +25,7 @@ from qilin_rag.cli import (
     index,
     judge,
     nuggets,
+    paper,
     rank,
     report,
     reproduce,
@@ -64,7 +65,7 @@ _COMMANDS: dict[str, list[App | Callable[..., None]]] = {
         export.export,
     ],
     "retrieve, rank and serve": [retrieve.retrieve, index.index, rank.train, rank.rank, serve.serve],
-    "look at data": [data.app, analyze.app, synth.synth],
+    "look at data": [data.app, analyze.app, paper.paper, synth.synth],
     "look at what is installed and kept": [doctor.doctor, catalogue.list_names, cache.app],
 }
 

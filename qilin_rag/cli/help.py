@@ -15,11 +15,11 @@ _EXAMPLES = "\nExamples:\n"  # of a docstring: what follows is printed as it is,
 _SECTIONS = {
     "Data": "data answers references missing_notes limit seed ids images images_per_note cards sample labels to task "
     "split without_history first candidates notes searches recommendations dqa users questions key synth:without "
-    "minutes similarity long_click requests judges folds",
+    "minutes similarity long_click requests judges folds only",
     "Retrieval": "retriever retrievers query top_k note_fields note_order note_chars note_images image_size noise "
     "rerank rerank_depth rerank_weight engine sweep:controls",
-    "Model": "llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "
-    "fail_on_error allow_code encoder layer",
+    "Model": "llm llms prompt prompts ranker checkpoint train without concurrency base_url stream serve port repeat "
+    "no_cache fail_on_error allow_code encoder layer",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal batch language by criterion one_by_one",
     "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "

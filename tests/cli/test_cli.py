@@ -69,6 +69,7 @@ COMMANDS = [
     "analyze dqa-effect",
     "analyze modality",
     "analyze re-search",
+    "paper",
     "train",
     "rank",
 ]
