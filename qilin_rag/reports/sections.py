@@ -127,7 +127,7 @@ def as_markdown(sections: Iterable[Section]) -> str:
     """Format GitHub tables, with the headings among rows in bold."""
     lines: list[str] = []
     for title, header, rows, below, _ in sections:
-        lines += [f"## {escape_md(title)}", ""]
+        lines += [f"## {escape_md(title)}", ""] if title else []
         if rows:
             lines += ["| " + " | ".join(map(escape_md, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
             for first, *others in rows:

@@ -110,15 +110,15 @@ def test_what_is_done_is_not_done_again(cli: Cli, world: Path, monkeypatch: pyte
     assert states(json.loads(cli(*only).out))["table-10-search-random"] == "failed"  # its run is gone
 
 
-@pytest.mark.parametrize("name", ["table-5.json", "table-10-search-production.json"])
-def test_killed_and_resumed_it_is_as_if_never_killed(cli: Cli, world: Path, name: str) -> None:
+@pytest.mark.parametrize("moment", ["parts/table-5.json", "runs/*-production-*/ranking.json"])
+def test_killed_and_resumed_it_is_as_if_never_killed(cli: Cli, world: Path, moment: str) -> None:
     only = ["paper", "--data", world, "--only", "table-2,table-5,table-10-search"]
     process = launch(*only, "--out", "killed")
-    wait_until(Path("killed/parts", name).exists, process)
+    wait_until(lambda: any(Path("killed").glob(moment)), process)
     process.kill()
     process.communicate()
     before = {path: path.read_bytes() for path in Path("killed/parts").glob("*.json")}
-    assert 1 < len(before) < 5
+    assert process.returncode == -9 and len(before) > 1
     resumed = json.loads(cli(*only, "--out", "killed", "--json").out)
     assert all(path.read_bytes() == content for path, content in before.items())
     whole = json.loads(cli(*only, "--out", "whole", "--json").out)
@@ -127,7 +127,8 @@ def test_killed_and_resumed_it_is_as_if_never_killed(cli: Cli, world: Path, name
 
 
 def test_a_part_that_fails_loses_no_other(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only = ["paper", "--data", world, "--out", "out", "--only", LOG]
+    chosen = LOG.replace("figure-3,", "")  # whose plots take most of the time
+    only = ["paper", "--data", world, "--out", "out", "--only", chosen]
     with monkeypatch.context() as patch:
         patch.setattr(log_parts, "table7", lambda *_: json.loads("{}")["no such key"])
         done = cli(*only)
@@ -135,7 +136,7 @@ def test_a_part_that_fails_loses_no_other(cli: Cli, world: Path, monkeypatch: py
     said = "table-7 failed: KeyError: 'no such key'"
     assert said in done.out and said in Path("out/paper.md").read_text(encoding="utf-8")
     data = json.loads(Path("out/paper.json").read_text(encoding="utf-8"))
-    assert [name for name in LOG.split(",") if states(data)[name] != "done"] == ["table-7"]
+    assert [name for name in chosen.split(",") if states(data)[name] != "done"] == ["table-7"]
     assert cli(*only).code == 0
     assert "Length of queries" in Path("out/paper.md").read_text(encoding="utf-8")
 
@@ -143,7 +144,8 @@ def test_a_part_that_fails_loses_no_other(cli: Cli, world: Path, monkeypatch: py
 def test_missing_tables_are_named(cli: Cli, world: Path) -> None:
     for name in ("notes", "recommendation_test"):
         shutil.copytree(world / name, Path("part", name))
-    done = cli("paper", "--data", "part", "--out", "out", "--json")
+    only = "users,table-5,table-7,table-10,table-11"
+    done = cli("paper", "--data", "part", "--out", "out", "--only", only, "--json")
     assert done.code == 0
     data = json.loads(done.out)
     lacks = {part["part"]: [lack["what"] for lack in part["lacks"]] for part in data["parts"]}
@@ -157,6 +159,24 @@ def test_missing_tables_are_named(cli: Cli, world: Path) -> None:
     assert "the data has no table recommendation_train" in lacks["table-10-recommendation-biencoder"]
     assert "the data has no table user_feat" in lacks["table-10-recommendation-dcn-v2"]
     assert not Path("planned").exists()
+
+
+@pytest.mark.slow
+def test_a_small_ranker_is_trained_and_a_trained_one_is_taken(cli: Cli, world: Path) -> None:
+    for module in ("torch", "transformers", "accelerate"):
+        pytest.importorskip(module, reason="needs qilin-rag[rankers]")
+    only = ["paper", "--data", world, "--only", "table-10-search-dcn-v2", "--json"]
+    done = cli(*only, "--out", "out", "--train")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert states(data)["table-10-search-dcn-v2"] == "done"
+    assert "DCN-V2 was trained without text vectors" in Path("out/paper.md").read_text(encoding="utf-8")
+    settings = json.loads(Path("out/trained/dcn_v2_search/ranker.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["encoder"] is None and settings["tables"]["note_idx"] == [COUNTS["notes"] + 2, 64]
+    shutil.copytree("out/trained/dcn_v2_search", "elsewhere/trained/dcn_v2_search")
+    Path("elsewhere/parts").mkdir()
+    again = json.loads(cli(*only, "--out", "elsewhere").out)  # trained elsewhere, so nothing is trained
+    assert again["boards"]["table-10-search"][0]["blocks"] == data["boards"]["table-10-search"][0]["blocks"]
 
 
 def test_an_llm_that_is_not_ready_stops_only_its_table(cli: Cli, world: Path) -> None:

@@ -16,7 +16,9 @@ from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import write_text
 from qilin_rag.data.released import why_other_data
 from qilin_rag.data.requests import TaskName
-from qilin_rag.reports.cells import Block, ResultTable
+from qilin_rag.reports.cells import Block, Cell, ResultTable
+from qilin_rag.reports.formats import column_names, format_cell, format_interval, legend, marks, marks_of
+from qilin_rag.reports.formats import title as board_title
 from qilin_rag.reports.leaderboard import Options, leaderboard_of
 from qilin_rag.reports.ranking_board import ranking_board
 from qilin_rag.reports.replication import answer_parts
@@ -26,7 +28,7 @@ from qilin_rag.reports.replication.ranking_parts import SMALL_DCN
 from qilin_rag.reports.replication.told import Told, quote, tell
 from qilin_rag.reports.replication.work import PartOutcome, Replication
 from qilin_rag.reports.section_page import as_page
-from qilin_rag.reports.sections import Section, as_markdown, board_sections
+from qilin_rag.reports.sections import Section, as_markdown
 
 HTML, MARKDOWN, JSON = "paper.html", "paper.md", "paper.json"
 _FIGURE_3 = "figure-3"
@@ -203,14 +205,13 @@ class PaperPage:
                 )
                 yield Section(title, [], [], [*about, self._say(few)])
                 continue
-            *blocks, below = board_sections([board])
-            for number, block in enumerate(blocks):
-                name = title if not number else f"{title}: {block.header[0]}"
-                if number:
-                    self._say(Told(name, f"{self._chinese[title]}：{block.header[0]}"))
-                lines = [*about, *([block.title] if block.title else []), *block.lines] if not number else block.lines
-                rest = below.lines if number == len(blocks) - 1 else []
-                yield Section(name, block.header, block.rows, [*lines, *rest])
+            for number, block in enumerate(board.blocks):
+                name = f"{title}: {block.metric}" if number else title
+                self._say(Told(name, f"{self._chinese[title]}：{block.metric}" if number else self._chinese[title]))
+                rows = [[row, *map(_board_cell, cells)] for row, cells in zip(block.rows, block.cells, strict=True)]
+                lines = [] if number else [*about, board_title(board)]
+                yield Section(name, [block.metric, *column_names(block)], rows, lines)
+            yield Section("", [], [], [*map(legend, board.blocks), *marks(board), *board.notes])
 
     def _about_runs(self, section: str) -> Iterator[Told]:
         """Yield how the runs of a section differ from the paper's."""
@@ -254,6 +255,12 @@ _NO_BERTSCORE = "BERTScore is left out: its model or its package is not on this 
 _FIRST = "Only the first {first} test requests are ranked, as --first says; the paper's code takes the first 1,000."
 _ALL = "All test requests are ranked; the paper's code takes the first 1,000: --first 1000."
 _SMALL_DCN = "DCN-V2 was trained without text vectors, in batches of {batch_size} candidates: not the paper's settings."
+
+
+def _board_cell(cell: Cell | None) -> str:
+    """Return a figure with its marks, and its interval below."""
+    shown = " ".join(filter(None, (format_cell(cell), marks_of(cell))))
+    return f"{shown}\n{interval}" if (interval := format_interval(cell)) else shown
 
 
 def _changed(boards: Sequence[ResultTable], change: Callable[[Block], Block]) -> list[ResultTable]:
