@@ -30,7 +30,7 @@ State = Literal["done", "to do", "missing", "failed"]
 
 
 class Choices(Frozen):
-    """What a user chose.
+    """The choices of a user.
 
     Attributes:
         data: The data, as it was named.

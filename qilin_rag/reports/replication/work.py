@@ -35,7 +35,7 @@ class PartRecord(Frozen):
 
 
 class PartOutcome(NamedTuple):
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
         part: The part.
