@@ -26,7 +26,6 @@ from qilin_rag.reports.sections import Section
 from qilin_rag.synth import resolve_world, synthesize
 from tests.conftest import Cli, launch, wait_until
 
-TOY = Path(__file__).parents[3] / "shared" / "data" / "qilin_toy"
 COUNTS = {"notes": 300, "searches": 1500, "recommendations": 1100, "dqa": 480, "users": 130}
 LOG = "table-2,users,table-5,figure-3,table-6,table-7,table-8,table-9"
 
@@ -197,9 +196,8 @@ def test_wrong_names_and_folders_are_told(cli: Cli, world: Path) -> None:
     assert [path.name for path in Path("other").iterdir()] == ["thesis.doc"]
 
 
-@pytest.mark.skipif(not TOY.is_dir(), reason="needs the authors' toy tables in ../shared")
-def test_ten_rows_give_counts_and_say_what_they_cannot(cli: Cli) -> None:
-    done = cli("paper", "--data", TOY, "--out", "out", "--json")
+def test_ten_rows_give_counts_and_say_what_they_cannot(cli: Cli, shared: Path) -> None:
+    done = cli("paper", "--data", shared / "data" / "qilin_toy", "--out", "out", "--json")
     assert done.code == 0
     data = json.loads(done.out)
     assert {name for name, state in states(data).items() if state == "done"} == set(LOG.split(","))
