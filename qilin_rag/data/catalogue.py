@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteField
+from qilin_rag.data.clicks import ClickLog
 from qilin_rag.data.encodings import read_batches
 from qilin_rag.data.notes import NoteStore, open_notes_of
 from qilin_rag.data.schema import TABLES
@@ -21,16 +22,24 @@ class Catalogue(NamedTuple):
     Attributes:
         notes: The notes, which know the folder of their images.
         users: The table user_feat by user_idx; None if the data has none.
+        clicks: The clicks of all users, for rankers that read histories (`Ranker.reads_clicks`).
     """
 
     notes: NoteStore
     users: pa.Table | None = None
+    clicks: ClickLog | None = None
 
     def need_users(self, what: str) -> pa.Table:
         """Return the users; raise UsageError if the data has none."""
         if self.users is None:
             raise UsageError(f"{what} needs the table user_feat, which the data does not have")
         return self.users
+
+    def need_clicks(self, what: str) -> ClickLog:
+        """Return the clicks; raise UsageError if there are none."""
+        if self.clicks is None:
+            raise UsageError(f"{what} reads clicks before a request; give a catalogue with `clicks` (SplitLog.clicks)")
+        return self.clicks
 
 
 def open_catalogue(source: Source, note_fields: Sequence[NoteField] = TITLE_AND_CONTENT) -> Catalogue:

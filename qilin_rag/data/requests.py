@@ -30,7 +30,7 @@ from qilin_rag.data.source import Source
 
 TaskName = Literal["search", "recommendation"]
 ByAnswer = Literal["answered", "unanswered"]
-Split = Literal["train", "validation", "test", "dqa", "answered", "unanswered"]
+Split = Literal["train", "validation", "test", "dqa", "answered", "unanswered", "last"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 VALIDATION_SHARE = 0.05
 HISTORY = "recent_clicked_note_idxs"
@@ -121,7 +121,8 @@ def read_requests(source: Source, task: TaskName, split: Split, validation_share
     """Return the requests of one split.
 
     `validation` is the latest share of the train table by time, `train` the earlier rest; `dqa` are the searches of the
-    table dqa, `answered` the latest of these that were shown an answer, `unanswered` the others of the same time.
+    table dqa, `answered` the latest of these that were shown an answer, `unanswered` the others of the same time. `last`
+    is each user's last request of the test table with a click.
 
     Raises:
         UsageError: if a table does not exist or lacks a column.
@@ -135,6 +136,8 @@ def part_of(table: Requests, split: Split, validation_share: float = VALIDATION_
         return table
     if split == "answered" or split == "unanswered":
         return _with_answer(split_by_time(table, LATEST_OF_DQA)[1], split)
+    if split == "last":
+        return last_of_users(table)
     return split_by_time(table, validation_share)[split == "validation"]
 
 
@@ -156,7 +159,7 @@ def table_of(task: TaskName, split: Split) -> str:
         if task != "search":
             raise UsageError(f"split {split} holds searches; the task recommendation has train, validation and test")
         return "dqa"
-    return f"{task}_test" if split == "test" else f"{task}_train"
+    return f"{task}_test" if split in ("test", "last") else f"{task}_train"
 
 
 def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests, Requests]:
@@ -173,6 +176,20 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
     if not is_later.any():
         raise UsageError(f"the latest {validation_share:.0%} of the requests are all of one time")
     return requests.take(~is_later), requests.take(is_later)
+
+
+def last_of_users(requests: Requests) -> Requests:
+    """Return the last request of each user that has a click; one without user or time is none.
+
+    Of requests of the same time it is the first one by a hash of the id.
+    """
+    rows = np.flatnonzero((requests.user_idx >= 0) & (requests.time_ms >= 0) & (requests.n_clicked > 0))
+    if not len(rows):
+        raise UsageError(f"none of {counted(len(requests), 'request')} has a user, a time and a click")
+    hashed = text_hashes([requests.ids[row] for row in rows.tolist()])
+    order = rows[np.lexsort((hashed, -requests.time_ms[rows], requests.user_idx[rows]))]
+    _, first = np.unique(requests.user_idx[order], return_index=True)
+    return requests.take(np.sort(order[first]))
 
 
 def content_sha256(requests: Requests, catalogue: Catalogue) -> str:

@@ -29,6 +29,7 @@ ACTIONS = ("click", "like", "collect", "share", "comment")
 
 REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
 """The tables whose rows are requests, with the results that were shown."""
+TRAIN_TABLES = ("search_train", "recommendation_train")
 
 TEXTS = pa.list_(pa.string())
 NOTES = pa.list_(pa.int64())

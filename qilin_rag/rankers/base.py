@@ -27,6 +27,8 @@ class Ranker(Component):
 
     reads_order: ClassVar[bool] = False
     """Whether it ranks by `position`, the order that candidates came in."""
+    reads_clicks: ClassVar[bool] = False
+    """Whether it reads `Catalogue.clicks`, the clicks of all users, which is None for other rankers."""
 
     @property
     def is_click_logit(self) -> bool:
@@ -37,12 +39,12 @@ class Ranker(Component):
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Score each candidate.
 
-        The score must not depend on `clicked`, on `position` (unless `reads_order`), on the other candidates, or on the
-        size of a note_idx, which reveals in Qilin what was clicked.
+        The score must not depend on `clicked`, on `position` (unless `reads_order`), on the other candidates, on the
+        size of a note_idx, which reveals in Qilin what was clicked, or on clicks that are not before the request.
 
         Args:
             requests: The requests with their candidates.
-            catalogue: The notes and users of the data.
+            catalogue: The notes and users of the data, and its clicks if it `reads_clicks`.
 
         Returns:
             A finite score for each candidate, shape (n_candidates,), in their order.
