@@ -47,6 +47,7 @@ class Part(StrEnum):
     dqa = "dqa"
     answered = "answered"
     unanswered = "unanswered"
+    last = "last"
 
 
 class TrainOn(StrEnum):
@@ -89,8 +90,9 @@ def rank(
     split: Annotated[
         Part,
         typer.Option(
-            help="test, validation (the latest requests of train), dqa (the searches of the table dqa), or its latest "
-            "fifth: answered (those with an answer) or unanswered."
+            help="test, validation (the latest requests of train), dqa (the searches of the table dqa), its latest "
+            "fifth: answered (those with an answer) or unanswered; or last (each user's last test request "
+            "with a click).",
         ),
     ] = Part.test,
     first: Annotated[

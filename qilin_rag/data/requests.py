@@ -121,8 +121,8 @@ def read_requests(source: Source, task: TaskName, split: Split, validation_share
     """Return the requests of one split.
 
     `validation` is the latest share of the train table by time, `train` the earlier rest; `dqa` are the searches of the
-    table dqa, `answered` the latest of these that were shown an answer, `unanswered` the others of the same time. `last`
-    is each user's last request of the test table with a click.
+    table dqa, `answered` the latest of these that were shown an answer, `unanswered` the others of the same time.
+    `last` is each user's last request of the test table with a click.
 
     Raises:
         UsageError: if a table does not exist or lacks a column.

@@ -38,11 +38,10 @@ from qilin_rag.data.requests import (
     content_sha256,
     earlier_by_answer,
     fields_read,
-    read_table,
     split_by_time,
     table_of,
 )
-from qilin_rag.data.schema import REQUEST_TABLES
+from qilin_rag.data.schema import REQUEST_TABLES, TRAIN_TABLES
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.candidates import AskedRequests, parse_candidates
@@ -114,6 +113,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     catalogue = open_catalogue(log.source, config.note_fields)
     found = candidates.find(AskedRequests(asked, config.task, config.split, log, catalogue))
     requests = known_candidates(found, catalogue, config.missing_notes)
+    if ranker.reads_clicks:
+        catalogue = catalogue._replace(clicks=log.clicks([config.task], config.split))
     identity: dict[str, Any] = {
         "fingerprint_version": _FINGERPRINT_VERSION,
         "ranker": ranker.identity(),
@@ -129,6 +130,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
     if changed := config.log.changed():
         identity["log"] = changed
+    if catalogue.clicks is not None:
+        identity["clicks"] = catalogue.clicks.sha256
     if chosen := candidates.identity(asked):
         identity["candidates"] = chosen
         task = f"{task}-{candidates.name}"
@@ -171,6 +174,8 @@ def train(
 ) -> Trained:
     """Train on the train tables of these tasks; their latest requests are kept for validation, and no other is read.
 
+    A ranker that reads histories also reads the clicks of the other task's train table.
+
     Args:
         ranker: The ranker to train.
         tasks: The tasks whose train tables are read.
@@ -191,8 +196,10 @@ def train(
     from qilin_rag.rankers.training import train_ranker
 
     names = [table_of(task, by_answer or "train") for task in tasks]
-    source = open_source(data, ("notes", IMAGE_TEXT, "user_feat", *names), log=log)
-    read = [read_table(source, name) for name in names]
+    opened = dict.fromkeys([*names, *(TRAIN_TABLES if ranker.reads_clicks else ())])
+    source = open_source(data, ("notes", IMAGE_TEXT, "user_feat", *opened), log=log)
+    request_log = SplitLog(source, ranker.validation_share)
+    read = [request_log.table(name) for name in names]
     read = [earlier_by_answer(table, by_answer) for table in read] if by_answer else read
     cut = [split_by_time(table, ranker.validation_share) for table in read]
     train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
@@ -200,6 +207,8 @@ def train(
         rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
         train_requests = train_requests.take(np.sort(rows))
     catalogue = open_catalogue(source, note_fields)
+    if ranker.reads_clicks:
+        catalogue = catalogue._replace(clicks=request_log.clicks(tasks, "train"))
     train_requests, validation = (
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )

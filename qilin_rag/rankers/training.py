@@ -98,6 +98,7 @@ def train_ranker(
         "validation": content_sha256(validation, catalogue),
         **fields_read(catalogue),
         **({"by_answer": by_answer} if by_answer else {}),
+        **({} if catalogue.clicks is None else {"clicks": catalogue.clicks.sha256}),
         "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
     is_first = os.environ.get("RANK", "0") == "0"

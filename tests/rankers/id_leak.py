@@ -20,7 +20,9 @@ from qilin_rag.data.source import open_source
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.bm25 import BM25
 from qilin_rag.rankers.metrics import RankedGroups
+from qilin_rag.rankers.popularity import ItemToItem, Popularity
 from qilin_rag.rankers.simple import Production, Random
+from qilin_rag.rankers.split_log import click_log
 from tests.conftest import write_jsonl
 
 TASKS: dict[str, tuple[TaskName, Split]] = {
@@ -112,6 +114,7 @@ def trained_rankers(models: Models) -> dict[str, Any]:
     """Each kind of ranker that is trained, with settings that make it quick."""
     from qilin_rag.rankers.biencoder import BiEncoder
     from qilin_rag.rankers.crossencoder import CrossEncoder
+    from qilin_rag.rankers.sasrec import SASRec
     from qilin_rag.rankers.vlm import VLM
     from tests.rankers.dcn import small
 
@@ -128,6 +131,7 @@ def trained_rankers(models: Models) -> dict[str, Any]:
             score_batch_size=7,
             **common,
         ),
+        "sasrec": SASRec(width=16, **common | {"batch_size": 64, "max_steps": 10}),
         "dcn-v2": small(without=["user"], max_steps=10, batch_size=64, score_batch_size=50),
     }
 
@@ -139,11 +143,15 @@ def scores_of(
     from qilin_rag.rankers import load_ranker
     from qilin_rag.rankers.training import train_ranker
 
-    catalogue = Catalogue(notes)
+    tables = [train, validation, asked]
+    learns_from = [np.full(len(table), table is train) for table in tables]
+    in_training = Catalogue(notes, clicks=click_log(tables[:2], learns_from[:2]))
+    catalogue = Catalogue(notes, clicks=click_log(tables, learns_from))
     simple: list[tuple[str, Ranker]] = [("random", Random()), ("production", Production()), ("bm25", BM25())]
+    simple += [("popularity", Popularity()), ("item-to-item", ItemToItem())]
     scores = {name: ranker.score(asked, catalogue) for name, ranker in simple}
     for name, ranker in trained_rankers(models).items():
-        train_ranker(ranker, train, validation, catalogue, folder / name)
+        train_ranker(ranker, train, validation, in_training, folder / name)
         scores[name] = load_ranker(folder / name, device="cpu").score(asked, catalogue)
     return scores
 

@@ -29,6 +29,7 @@ from tests.rankers.id_leak import (
 
 SHARED = Path(os.environ.get("QILIN_RAG_SHARED", Path(__file__).parents[3] / "shared"))
 RANKERS = {"random", "production", "bm25", "biencoder", "crossencoder", "vlm", "dcn-v2"}
+RANKERS |= {"popularity", "item-to-item", "sasrec"}
 
 
 def written_mrr(requests: Requests, scores: object) -> float:
