@@ -168,6 +168,7 @@ bench-neural: $(VENV)/all
 	$(BIN)/python benchmarks/dqa_coverage.py
 	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/ranker_training.py
+	$(BIN)/python benchmarks/user_histories.py
 	test -z "$(MODEL)" || $(BIN)/python benchmarks/dense_encoding.py $(MODEL) --as-stored
 	$(BIN)/python benchmarks/sparse_scale.py --notes 20000,40000
 	$(BIN)/python benchmarks/dense_search.py .bench/dense $(if $(MODEL),--model $(MODEL))
