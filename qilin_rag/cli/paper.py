@@ -57,7 +57,6 @@ def paper(
         qilin-rag paper --data data/Qilin --out replication --dry-run
         qilin-rag paper --data data/Qilin --out replication --first 1000
         qilin-rag paper --data data/Qilin --out replication --only table-10 --train
-        qilin-rag paper --data data/Qilin --out replication --only table-11 --llm glm-4
     """
     from qilin_rag.reports.replication.page import PaperPage, outcome_data
     from qilin_rag.reports.replication.part import Choices
