@@ -23,7 +23,7 @@ def tell(english: str, **values: object) -> Told:
 
     Example:
         >>> tell("done").chinese
-        '完成'
+        '已完成'
     """
     return Told(english.format(**values), CHINESE[english].format(**values))
 
