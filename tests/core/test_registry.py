@@ -50,7 +50,8 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
         (
             "zzz",
             {},
-            "retriever 'zzz' does not exist; known: biencoder, bm25, history, hybrid, langchain, mixed, multivector, none",
+            "retriever 'zzz' does not exist; "
+            "known: biencoder, bm25, history, hybrid, langchain, mixed, multivector, none",
         ),
         ("bm25", {"k2": 1}, "setting 'k2' does not exist; did you mean 'k1'?"),
         ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),
