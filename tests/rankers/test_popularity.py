@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics.pairwise import cosine_similarity
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue
@@ -51,6 +50,9 @@ def test_popularity_by_a_slow_reading(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [3, 50])
 def test_item_to_item_is_the_sum_of_scikit_learns_cosines(kind: Kind, length: int) -> None:
+    pairwise = pytest.importorskip(
+        "sklearn.metrics.pairwise", reason="needs scikit-learn: pip install 'qilin-rag[analysis]'"
+    )
     _, log = logged(1)
     asked = random_requests(40, 8)
     scores = ItemToItem(clicks_of=kind, history_length=length).score(asked, catalogue_with(log))
@@ -61,7 +63,7 @@ def test_item_to_item_is_the_sum_of_scikit_learns_cosines(kind: Kind, length: in
             is_counted &= log.is_search == (kind == "search")
         clicked = np.zeros((12, 9))
         clicked[log.note_idx[is_counted], log.user_idx[is_counted]] = 1
-        cosines = cosine_similarity(clicked)
+        cosines = pairwise.cosine_similarity(clicked)
         history = sorted(set(past.note_idx[past.offsets[row] : past.offsets[row + 1]].tolist()))
         for at in range(asked.offsets[row], asked.offsets[row + 1]):
             assert scores[at] == pytest.approx(cosines[asked.note_idx[at], history].sum(), abs=1e-6)
