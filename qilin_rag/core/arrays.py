@@ -35,6 +35,20 @@ def ranges(starts: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer]) -> n
     return np.repeat(starts - before, sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
+def sorted_runs(*keys: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Sort rows by keys, the first of which counts most, and mark the first row of each run of equal ones: (m,) both.
+
+    Rows with equal keys keep their order.
+
+    >>> sorted_runs(np.array([1, 0, 1, 1]), np.array([7, 5, 3, 3]))
+    (array([1, 2, 3, 0]), array([ True,  True, False,  True]))
+    """
+    order = np.lexsort(keys[::-1])
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    return order, is_first
+
+
 def save_array(path: Path, values: npt.NDArray[Any]) -> None:
     """Write an array under exactly this name, to which `numpy.save` would append .npy."""
     with path.open("wb") as file:

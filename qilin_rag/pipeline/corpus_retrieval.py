@@ -23,6 +23,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import is_blank
 from qilin_rag.core.trec import format_trec
 from qilin_rag.core.types import Hit, MetricSummary, Question
+from qilin_rag.data.exposures import offsets_of
 from qilin_rag.data.notes import NoteStore, open_notes_of
 from qilin_rag.data.requests import (
     HISTORY,
@@ -154,7 +155,7 @@ class _Judged(NamedTuple):
         note = np.array([note_idx for question in questions for note_idx in question.reference_notes], np.int64)
         is_cold = None if exposed is None else ~np.isin(note, exposed)
         request = np.repeat(np.arange(len(questions)), lengths)
-        return cls(request, note, is_cold, np.zeros(len(note), np.int64), np.append(0, np.cumsum(lengths)))
+        return cls(request, note, is_cold, np.zeros(len(note), np.int64), offsets_of(lengths))
 
     def look_up(self, row: int, hits: Sequence[Hit]) -> None:
         """Record the ranks of the relevant notes of a request in its ranking."""

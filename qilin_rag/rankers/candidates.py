@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from qilin_rag.core.arrays import sorted_runs
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.files import expanded
 from qilin_rag.core.progress import stage
@@ -230,13 +231,10 @@ def _with_scored(requests: Requests, rankings: Sequence[Mapping[int, float]]) ->
     request = np.repeat(np.arange(len(requests)), lengths)
     note_idx = np.array([note for ranking in rankings for note in ranking], np.int64)
     scores = np.array([score for ranking in rankings for score in ranking.values()], np.float64)
-    order = np.lexsort((-scores, request))
-    of, score = request[order], scores[order]
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = (of[1:] != of[:-1]) | (score[1:] != score[:-1])
+    order, is_new = sorted_runs(request, -scores)
     starts = np.flatnonzero(is_new)[np.cumsum(is_new) - 1]
     position = np.zeros(len(order), np.int64)
-    position[order] = starts - (np.cumsum(lengths) - lengths)[of] + 1
+    position[order] = starts - (np.cumsum(lengths) - lengths)[request[order]] + 1
     clicks = requests.note_idx[requests.clicked]
     notes, code = np.unique(np.concatenate([clicks, note_idx]), return_inverse=True)
     pairs = np.concatenate([requests.request[requests.clicked], request]) * len(notes) + code

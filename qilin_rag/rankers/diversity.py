@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from qilin_rag.core.arrays import sorted_runs
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.metrics import Bools, Ints, Values
@@ -89,10 +90,8 @@ def _codes(column: pa.Array) -> Ints:
 
 def _first_ten(requests: Requests, scores: Floats) -> tuple[Bools, Bools]:
     """Return which candidates are among the first ten in any order of ties, and which in some only."""
-    order = np.lexsort((-scores, requests.request))
-    of, score = requests.request[order], scores[order]
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = (of[1:] != of[:-1]) | (score[1:] != score[:-1])
+    order, is_new = sorted_runs(requests.request, -scores)
+    of = requests.request[order]
     tie = np.cumsum(is_new) - 1
     first = (np.flatnonzero(is_new) - requests.offsets[of[is_new]])[tie]  # rank of the first of the ties, from 0
     ends = first + np.bincount(tie)[tie] if len(order) else first

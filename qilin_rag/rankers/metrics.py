@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import sorted_runs
 from qilin_rag.data.requests import Floats, Requests
 
 MEASURES = {
@@ -65,10 +66,8 @@ class RankedGroups:
         n_requests = len(offsets) - 1
         request = np.repeat(np.arange(n_requests), np.diff(offsets))
         split = np.zeros(len(request), bool) if split_by is None else split_by
-        order = np.lexsort((~split, -scores, request))
-        of, score, split, hit = request[order], scores[order], split[order], clicked[order]
-        is_first = np.ones(len(order), bool)
-        is_first[1:] = (of[1:] != of[:-1]) | (score[1:] != score[:-1]) | (split[1:] != split[:-1])
+        order, is_first = sorted_runs(request, -scores, ~split)
+        of, hit = request[order], clicked[order]
         group = np.cumsum(is_first) - 1
         first = np.flatnonzero(is_first)
         hits_until = np.append(0, np.cumsum(hit))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import sorted_runs
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.metrics import Bools, Ints, Values
 
@@ -50,10 +51,8 @@ def place(group: Ints, scores: npt.NDArray[np.floating], clicked: Bools, n_group
         clicked: (m,).
         n_groups: The number of groups.
     """
-    order = np.lexsort((-scores, group))
-    of, score, hit = group[order], scores[order], clicked[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (of[1:] != of[:-1]) | (score[1:] != score[:-1])
+    order, is_first = sorted_runs(group, -scores)
+    of, hit = group[order], clicked[order]
     tie = np.cumsum(is_first) - 1
     starts = np.flatnonzero(is_first)
     sizes = np.bincount(group, minlength=n_groups)
