@@ -26,8 +26,12 @@ def synthetic(folder: Path, n_notes: int, n_queries: int) -> Path:
     return out
 
 
+def searches_of(corpus: Path) -> list[str]:
+    """The query of each of its searches."""
+    tables = (pq.read_table(path, columns=["query"]) for path in sorted(corpus.glob("search_*/*.parquet")))
+    return [query for table in tables for query in table.column("query").to_pylist()]
+
+
 def queries_of(corpus: Path, n_queries: int) -> list[str]:
     """So many queries of its searches, each once; fewer where there are no more."""
-    rows = (pq.read_table(path, columns=["query"]) for path in sorted(corpus.glob("search_*/*.parquet")))
-    queries = dict.fromkeys(query for table in rows for query in table.column("query").to_pylist())
-    return list(queries)[:n_queries]
+    return list(dict.fromkeys(searches_of(corpus)))[:n_queries]

@@ -1,20 +1,28 @@
-"""BM25: ours against bm25s alone, tantivy, and jieba + rank_bm25, on the same notes and queries in one run.
+"""BM25: ours against bm25s alone, tantivy, Lucene, and jieba + rank_bm25, on the same notes and queries in one run.
 
 Building is from the texts of the notes to an index that can be searched; a query is a text, of which the best 100
 notes are wanted. Our 100 are compared with those of bm25s's Lucene method: the same, ties aside, with scores to 1e-4.
 tantivy gets our terms, keeps lengths in one byte, and has k1 1.2 and b .75, so that only its times are compared.
 rank_bm25 has another idf and other words, so that only its times are compared; it is given fewer queries, because it
 is slow.
+Lucene runs with `--anserini JAR`, a file in pyserini's package, by the `java` of JAVA_HOME (21 or newer). It gets our
+terms and our k1 and b, and keeps lengths in one byte. Its build includes the start of Java; its query is a mean, from the
+first to the last, in which Java still warms up.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +37,7 @@ from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
 from qilin_rag.retrievers.bm25.retriever import BM25
 
 K = 100
+_LAUNCHED, _ENDED = "Launching Search Threads", "Total run time"
 analyze = ANALYZERS["word"]
 
 
@@ -112,6 +121,37 @@ def search_tantivy(index: Any, query: str) -> Any:
     return [searcher.doc(place)["note_idx"] for _, place in searcher.search(wanted, K, count=False).hits]
 
 
+def java(jar: Path, main: str, *words: str) -> str:
+    """Run a program of Anserini; what it logs."""
+    home = os.environ.get("JAVA_HOME")
+    command = [f"{home}/bin/java" if home else "java", "-cp", str(jar), f"io.anserini.{main}", *words]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout
+
+
+def build_lucene(jar: Path, notes: NoteStore, folder: Path) -> None:
+    """Lucene with our terms, split at spaces, on all cores."""
+    (folder / "notes").mkdir(parents=True)
+    with (folder / "notes" / "notes.json").open("w") as lines:
+        for note in notes:
+            print(json.dumps({"id": str(note.note_idx), "contents": " ".join(analyze(note.text))}), file=lines)
+    words = ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator", "-pretokenized"]
+    words += ["-threads", str(os.cpu_count()), "-input", str(folder / "notes"), "-index", str(folder / "index")]
+    java(jar, "index.IndexCollection", *words)
+
+
+def search_lucene(jar: Path, folder: Path, queries: Sequence[str]) -> float:
+    """Seconds a query, one after the other."""
+    lines = (f"{number}\t{' '.join(analyze(query))}\n" for number, query in enumerate(queries))
+    (folder / "queries.tsv").write_text("".join(lines))
+    words = ["-index", str(folder / "index"), "-topics", str(folder / "queries.tsv"), "-topicReader", "TsvString"]
+    words += ["-bm25", "-bm25.k1", "0.9", "-bm25.b", "0.4", "-hits", str(K), "-pretokenized", "-threads", "1"]
+    log = java(jar, "search.SearchCollection", *words, "-output", str(folder / "run.txt"))
+    stamps = [re.search(rf"^(\S+ \S+) .*{what}", log, re.MULTILINE) for what in (_LAUNCHED, _ENDED)]
+    launched, ended = (datetime.fromisoformat(stamp[1].replace(",", ".")) for stamp in stamps if stamp)
+    return (ended - launched).total_seconds() / len(queries)
+
+
 def build_rank_bm25(notes: NoteStore) -> Any:
     """What tutorials do."""
     import jieba
@@ -159,6 +199,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--slow-queries", type=int, default=20, help="for rank_bm25")
+    parser.add_argument("--anserini", type=Path, metavar="JAR", help="anserini-*-fatjar.jar, for Lucene")
     parser.add_argument("--folder", type=Path, help="where the synthetic notes are kept for the next run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -191,6 +232,12 @@ def main() -> None:
             theirs, index = built(lambda: build_tantivy(notes))
             compared("tantivy", theirs, each(partial(search_tantivy, index), queries)[0], ours)
             del index
+        if options.anserini:
+            folder = Path(temporary) / "lucene"
+            theirs, _ = built(lambda: build_lucene(options.anserini, notes, folder))
+            compared("Lucene", theirs, [search_lucene(options.anserini, folder, queries)] * len(queries), ours)
+        else:
+            print("Lucene needs --anserini JAR")
         try:
             import jieba
             import rank_bm25  # noqa: F401

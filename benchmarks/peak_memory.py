@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -25,10 +26,12 @@ def tree_bytes(pid: int) -> int:
     return total + sum(tree_bytes(int(child)) for child in children)
 
 
-def in_a_process(script: str, *words: str) -> dict[str, Any]:
-    """What a script prints as JSON, with the peak memory of it and its children."""
+def in_a_process(script: str, *words: str, checkout: Path | None = None) -> dict[str, Any]:
+    """What a script prints as JSON, with the peak memory of it and its children; by the package of a checkout."""
     peak = 0
-    with subprocess.Popen([sys.executable, script, *words], stdout=subprocess.PIPE, text=True) as child:
+    environment = os.environ | ({"PYTHONPATH": str(checkout.absolute())} if checkout else {})
+    command = [sys.executable, script, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         ended = threading.Event()
 
         def watch() -> None:
