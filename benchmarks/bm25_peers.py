@@ -6,8 +6,8 @@ tantivy gets our terms, keeps lengths in one byte, and has k1 1.2 and b .75, so 
 rank_bm25 has another idf and other words, so that only its times are compared; it is given fewer queries, because it
 is slow.
 Lucene runs with `--anserini JAR`, a file in pyserini's package, by the `java` of JAVA_HOME (21 or newer). It gets our
-terms and our k1 and b, and keeps lengths in one byte. Its build includes the start of Java; its query is a mean, from the
-first to the last, in which Java still warms up.
+terms and our k1 and b, and keeps lengths in one byte. Its build includes the start of Java; its query is a mean, from
+the first to the last, in which Java still warms up.
 """
 
 from __future__ import annotations
