@@ -116,7 +116,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(*options.measure, options.queries, options.all_searches)))
+        corpus, folder = options.measure
+        print(json.dumps(measure(corpus, folder, options.queries, options.all_searches)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         print("    notes   build     CPU   notes/s    peak   index    open      p50      p99   all at once", flush=True)
