@@ -1,8 +1,7 @@
-"""`export`: write the answers of a run in the format of other tools."""
+"""`export`: write runs in the formats of other tools."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,33 +9,33 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
-
-
-class ExportFormat(StrEnum):
-    """Formats that can be written."""
-
-    trec_rag = "trec-rag"
+from qilin_rag.reports.exports.table import FORMATS
 
 
 def export(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help=RUN_HELP)],
     output_format: Annotated[
-        ExportFormat,
-        typer.Option("--format", help="trec-rag: that of the TREC RAG track, JSON Lines with a topic each."),
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT", help="; ".join(f"{name}: {of.description}" for name, of in FORMATS.items())
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    out: Annotated[Path, typer.Option(help="File to write, or new folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the format.")
+    ] = None,
     runs_dir: NamedIn = None,
 ) -> None:
-    """Export answers with their citations for other tools.
+    """Export runs for other tools.
 
     Examples:
         qilin-rag export runs/RUN --format trec-rag --out answers.jsonl
     """
-    from qilin_rag.reports.export import export_trec_rag
+    from qilin_rag.reports.exports.table import export_format, export_runs
 
-    [run_directory] = find_runs_named([run_directory], runs_dir)
-    done = export_trec_rag(run_directory, out)
+    chosen = export_format(output_format, settings or [])
+    done = export_runs(chosen, find_runs_named(run_directories, runs_dir), out)
     console = ui.console()
-    console.print(f"{out}: {done.topics} topics, {done.citations} citations")
+    console.print(f"{out}: {', '.join(f'{n} {what}' for what, n in done.counts.items())}")
     for remark, n in done.remarks.items():
         console.print(f"{n} {remark}", style="yellow")

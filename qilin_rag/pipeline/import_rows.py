@@ -24,6 +24,7 @@ from qilin_rag.core.text_encodings import hint
 from qilin_rag.data.cells import identifier, parse_repr
 from qilin_rag.data.note_ids import shown, text_id_number
 from qilin_rag.data.text_files import CsvFile, json_lines, stop
+from qilin_rag.pipeline.import_forms.table import CALL, KnownCall, form_of
 
 MOST_BYTES = 2**30
 """The largest file that is read."""
@@ -47,6 +48,7 @@ class AnswerRow(NamedTuple):
     """An answer: `place` is where it stands, `raw` the text as it came, `answer` the same with markers of citations.
 
     `notes` are those that were found, best first. `numbered` are those that markers count, from 1. None: not known.
+    `call` is what a file of another tool tells about the call.
     """
 
     place: str
@@ -57,6 +59,7 @@ class AnswerRow(NamedTuple):
     notes: list[int] | None = None
     numbered: list[int] | None = None
     n_citations_lost: int = 0
+    call: KnownCall | None = None
 
 
 class Rows(NamedTuple):
@@ -71,7 +74,9 @@ class Rows(NamedTuple):
         """Hash of the answers, whatever form of file they came in."""
         digest = hashlib.sha256()
         for row in self.rows:
-            content = [row.question_id, row.query, row.answer, row.raw, row.notes, row.numbered]
+            content: list[Any] = [row.question_id, row.query, row.answer, row.raw, row.notes, row.numbered]
+            if row.call:
+                content.append(row.call.model_dump(mode="json", exclude_defaults=True))
             digest.update(json.dumps(content, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
 
@@ -84,17 +89,19 @@ def read_rows(answers: Any) -> Rows:
     """
     is_file = isinstance(answers, str | Path)
     path = expanded(answers) if is_file else None
-    found: Iterable[tuple[str, Mapping[str, Any]]] = _of_file(path) if path else _in_memory(answers)
+    found: Iterable[tuple[str, Mapping[Any, Any]]] = _of_file(path) if path else _in_memory(answers)
     where = str(path) if path else "answers"
     rows, names = [], dict[str, None]()
     for place, raw in found:
-        values = {str(name): plain(value) for name, value in raw.items()}
+        call = raw.get(CALL)
+        values = {str(name): plain(value) for name, value in raw.items() if name is not CALL}
         is_trec = isinstance(values.get("answer"), list)
         if is_trec and isinstance(values.get("metadata"), dict):
             values = {**values["metadata"], **values}
         names |= dict.fromkeys(name for name in values if not (is_trec and name in _TREC_FIELDS))
         try:
-            rows.append(_trec_row(place, values) if is_trec else _row(place, values))
+            row = _trec_row(place, values) if is_trec else _row(place, values)
+            rows.append(row._replace(call=call) if isinstance(call, KnownCall) else row)
         except ValueError as error:
             _check_columns(where, names)
             raise UsageError(f"{where}, {place}: {error}") from None
@@ -141,8 +148,8 @@ def _in_memory(answers: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"row {number}", row
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Read the rows of a file; its first character tells its format."""
+def _of_file(path: Path) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Read the rows of a file; its first bytes tell its form."""
     with _reading(path):
         if not path.is_file():  # opening a pipe would wait for ever
             raise UsageError(f"{path} {'is not a plain file' if path.exists() else 'does not exist'}")
@@ -150,7 +157,9 @@ def _of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise UsageError(f"{path} has {size / 2**30:.1f} GiB; at most {MOST_BYTES >> 30} GiB are read")
         with path.open("rb") as file:
             head = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if head.startswith(b"["):
+        if read := form_of(path, head):
+            yield from read(path)
+        elif head.startswith(b"["):
             yield from _json_rows(path)
         elif head.startswith(b"{"):
             for number, row in json_lines(path, stop):

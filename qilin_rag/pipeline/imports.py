@@ -267,8 +267,9 @@ def _samples(
             remarks.add("questions without an answer, which count as failed", repr(question.id))
             samples.append(sample_of(question, None, "no answer was imported"))
             continue
-        sample = sample_of(question, row.answer or "", "", raw=row.raw or "", **_of_notes(row, missing))
-        if not sample.is_answered:
+        call = row.call.fields(row.answer or "") if row.call else {}
+        sample = sample_of(question, row.answer or "", "", **{"raw": row.raw or "", **_of_notes(row, missing), **call})
+        if not sample.is_answered and "status" not in call:
             remarks.add("empty answers", _named(row))
         lost = [note for note in row.notes or () if note in missing]
         remarks.add("notes that the data does not have", f"{lost[0]} of {_named(row)}" if lost else "", len(lost))

@@ -23,7 +23,8 @@ from qilin_rag.pipeline.imports import import_answers
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.score_lists import score
-from qilin_rag.reports.export import export_trec_rag
+from qilin_rag.reports.exports.base import Exported
+from qilin_rag.reports.exports.table import export_format, export_runs
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
@@ -36,6 +37,10 @@ ANSWERS = [
 
 def imported(answers: Any, data: Path | str, **given: Any) -> Run:
     return import_answers(answers, **{"name": "our-product", "data": data, "metrics": "rouge_l", **given})
+
+
+def exported_to(path: Path, out: Path) -> Exported:
+    return export_runs(export_format("trec-rag"), [path], out)
 
 
 def samples_of(made: Run) -> dict[str, Sample]:
@@ -162,11 +167,11 @@ def test_an_export_imports_back_to_the_same_scores(data_dir: Path, server: FakeS
     metrics = "rouge_l,rouge_2,contains,length_ratio,citations,chrf"
     given = {"data": str(data_dir), "retriever": "random", "prompt": "cite", "metrics": metrics}
     own = run(resolve_run({**given, "llm": "openai", "base_url": server.url}, [f"llm.model={MODEL}"]))
-    exported = export_trec_rag(own.directory.path, tmp_path / "out.jsonl")
-    assert exported.citations == 7 and not exported.remarks
+    exported = exported_to(own.directory.path, tmp_path / "out.jsonl")
+    assert exported.counts["citations"] == 7 and not exported.remarks
     back = imported(tmp_path / "out.jsonl", data_dir, metrics=metrics)
     assert figures(back) == figures(own)
-    again = export_trec_rag(back.directory.path, tmp_path / "again.jsonl")
+    again = exported_to(back.directory.path, tmp_path / "again.jsonl")
     assert again == exported
     lines = [
         [json.loads(line) | {"run_id": ""} for line in path.read_text(encoding="utf-8").splitlines()]

@@ -11,7 +11,9 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.reports.export import TrecRagAnswer, export_trec_rag
+from qilin_rag.reports.exports.base import Exported
+from qilin_rag.reports.exports.table import export_format, export_runs
+from qilin_rag.reports.exports.trec_rag import TrecRagAnswer
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
@@ -58,6 +60,10 @@ def asked(data: Path, server: FakeServer, *overrides: str, **flags: Any) -> Path
     return run(resolve_run({**given, **flags}, [f"llm.model={MODEL}", *overrides])).directory.path
 
 
+def exported_to(path: Path, out: Path) -> Exported:
+    return export_runs(export_format("trec-rag"), [path], out)
+
+
 def lines_of(out: Path) -> list[dict[str, Any]]:
     """The lines, each of which the format must accept as it stands in the file."""
     text = out.read_text(encoding="utf-8")
@@ -100,7 +106,7 @@ def test_a_note_that_the_budget_left_out_is_no_reference(tmp_path: Path, server:
     path = asked(data, server, "llm.context_length=2500", retriever="oracle")
     [sample] = RunDirectory(path).read_samples()[0].values()
     assert (sample.notes_given, sample.notes_used) == (3, 2)
-    exported = export_trec_rag(path, tmp_path / "out.jsonl")
+    exported = exported_to(path, tmp_path / "out.jsonl")
     [line] = lines_of(tmp_path / "out.jsonl")
     assert line["references"] == ["0", "2"]
     assert [sentence["citations"] for sentence in line["answer"]] == [[0], [1], []]
@@ -108,7 +114,7 @@ def test_a_note_that_the_budget_left_out_is_no_reference(tmp_path: Path, server:
     samples = path / "samples.jsonl"  # as an older version wrote it
     samples.write_text(samples.read_text(encoding="utf-8").replace(',"prompt_notes":[0,2]', ""), encoding="utf-8")
     with pytest.raises(UsageError, match="question 1: not recorded which notes the prompt held"):
-        export_trec_rag(path, tmp_path / "out.jsonl")
+        exported_to(path, tmp_path / "out.jsonl")
 
 
 def test_questions_without_an_answer_have_no_line(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_questions_without_an_answer_have_no_line(data_dir: Path, server: FakeSe
 
     server.fault = fault
     out = tmp_path / "out.jsonl"
-    exported = export_trec_rag(asked(data_dir, server), out)
+    exported = exported_to(asked(data_dir, server), out)
     assert [line["topic_id"] for line in lines_of(out)] == ["2"]
     assert exported.remarks == {"failed questions have no line": 1, "filtered questions have no line": 1}
 
@@ -129,20 +135,20 @@ def test_questions_without_an_answer_have_no_line(data_dir: Path, server: FakeSe
 def test_nothing_to_export_is_an_error(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
     server.answer = lambda body: "[1]"
     with pytest.raises(UsageError, match="no answer to export"):
-        export_trec_rag(asked(data_dir, server), tmp_path / "out.jsonl")
+        exported_to(asked(data_dir, server), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_long_answers_are_cut_as_the_tracks_check_does(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
     server.answer = lambda body: "\n".join(["five words in a line"] * 81)
-    exported = export_trec_rag(asked(data_dir, server), tmp_path / "out.jsonl")
+    exported = exported_to(asked(data_dir, server), tmp_path / "out.jsonl")
     assert {(line["response_length"], len(line["answer"])) for line in lines_of(tmp_path / "out.jsonl")} == {(400, 80)}
     assert exported.remarks == {"answers are cut to 400 words": 3}
 
 
 def test_long_chinese_answers_are_kept_and_counted(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
     server.answer = lambda body: "咖啡机怎么清洗。" * 101  # four words (and an end mark) a sentence
-    exported = export_trec_rag(asked(data_dir, server), tmp_path / "out.jsonl")
+    exported = exported_to(asked(data_dir, server), tmp_path / "out.jsonl")
     assert {line["response_length"] for line in lines_of(tmp_path / "out.jsonl")} == {101}
     [(remark, n)] = exported.remarks.items()
     assert (n, "more than 400 words if Chinese is cut into words" in remark) == (3, True)
@@ -164,7 +170,7 @@ def test_of_more_than_twenty_notes_the_cited_are_references(tmp_path: Path, serv
 
     server.answer = answer
     out = tmp_path / "out.jsonl"
-    exported = export_trec_rag(asked(data, server, retriever="oracle"), out)
+    exported = exported_to(asked(data, server, retriever="oracle"), out)
     few, many = sorted(lines_of(out), key=lambda line: str(line["topic_id"]))
     assert (few["topic"], few["references"], few["answer"][0]["citations"]) == ("问 题 一", ["3", "29"], [1, 0])
     assert many["references"] == [str(i) for i in range(20)]

@@ -13,17 +13,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Self
 
 from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
 
 from qilin_rag.core.cited_sentences import cited_sentences
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import check_out, write_text
+from qilin_rag.core.files import write_text
 from qilin_rag.core.text import normalise, words
 from qilin_rag.core.trec import trec_id
 from qilin_rag.core.types import Frozen, Sample
 from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.reports.exports.base import Exported, ExportFormat
 
 MOST_REFERENCES = 20
 MOST_WORDS = 400
@@ -66,33 +67,28 @@ class TrecRagAnswer(Frozen):
         return self
 
 
-class Exported(NamedTuple):
-    """The file that was written; `remarks` counts what of the run is not in it."""
+class TrecRag2024(ExportFormat):
+    """Export the answers of a run, and count what is dropped."""
 
-    topics: int
-    citations: int
-    remarks: dict[str, int]
+    def write(self, runs: Sequence[RunDirectory], out: Path) -> Exported:
+        """Write a line for each answered question to the file `out`.
 
-
-def export_trec_rag(path: Path, out: Path) -> Exported:
-    """Write the answers of a complete run to the file `out`, and count what is dropped.
-
-    Raises:
-        UsageError: The run has no answer to export.
-    """
-    check_out(out)
-    directory = RunDirectory(path)
-    directory.read_complete()
-    samples = directory.read_samples_of(directory.read_questions()).values()
-    remarks: Counter[str] = Counter()
-    run_id = trec_id(path.resolve().name)
-    found = [_answer(path, run_id, sample, remarks) for sample in samples]
-    lines = [line for line in found if line is not None]
-    if not lines:
-        raise UsageError(f"{path} has no answer to export")
-    write_text(out, "".join(f"{line.model_dump_json()}\n" for line in lines))
-    n_citations = sum(len(sentence.citations) for line in lines for sentence in line.answer)
-    return Exported(len(lines), n_citations, {remark: n for remark, n in sorted(remarks.items()) if n})
+        Raises:
+            UsageError: The run has no answer to export.
+        """
+        [directory] = runs
+        path = directory.path
+        samples = directory.read_samples_of(directory.read_questions()).values()
+        remarks: Counter[str] = Counter()
+        run_id = trec_id(path.resolve().name)
+        found = [_answer(path, run_id, sample, remarks) for sample in samples]
+        lines = [line for line in found if line is not None]
+        if not lines:
+            raise UsageError(f"{path} has no answer to export")
+        write_text(out, "".join(f"{line.model_dump_json()}\n" for line in lines))
+        n_citations = sum(len(sentence.citations) for line in lines for sentence in line.answer)
+        counts = {"topics": len(lines), "citations": n_citations}
+        return Exported(counts, {remark: n for remark, n in sorted(remarks.items()) if n})
 
 
 def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> TrecRagAnswer | None:

@@ -1,0 +1,1 @@
+"""Forms of other tools' files that `import-answers` reads, a module each."""
