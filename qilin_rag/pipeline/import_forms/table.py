@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qilin_rag.core.text import has_words
-from qilin_rag.core.types import Figure, Frozen, Message, Status, Usage
+from qilin_rag.core.types import Figure, Frozen, Mark, Message, Status, Usage
 
 _HERE = "qilin_rag.pipeline.import_forms"
-FORMS: dict[str, str] = {}
+FORMS: dict[str, str] = {
+    "Every Eval Ever": f"{_HERE}.every_eval_ever",
+}
 """The module of each form, by what it is called in messages. The first that recognises a file reads it."""
 CALL = object()
 """The key of `KnownCall` in a row; a file can't have it as the name of a column."""
@@ -40,6 +42,7 @@ class KnownCall(Frozen):
     prompt_notes: list[int] | None = None
     model: str | None = None
     finish_reason: str | None = None
+    marks: list[Mark] | None = None
     usage: Usage | None = None
     latency_s: Figure | None = None
 

@@ -23,6 +23,10 @@ class Format(NamedTuple):
 _HERE = "qilin_rag.reports.exports"
 FORMATS = {
     "trec-rag": Format("the TREC RAG track of 2024, JSON Lines with a topic each", f"{_HERE}.trec_rag:TrecRag2024"),
+    "every-eval-ever": Format(
+        "the datastore of Every Eval Ever 0.3.0, a folder with figures and answers of one run or several",
+        f"{_HERE}.every_eval_ever:EveryEvalEver",
+    ),
 }
 
 
