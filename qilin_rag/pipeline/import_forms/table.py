@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_rag.core.text import has_words
-from qilin_rag.core.types import Figure, Frozen, Mark, Message, Status, Usage
+from qilin_rag.core.types import NO_TOKENS, Figure, Frozen, Mark, Message, Status, Usage
 
 _HERE = "qilin_rag.pipeline.import_forms"
 FORMS: dict[str, str] = {
@@ -49,7 +49,7 @@ class KnownCall(Frozen):
     def fields(self, answer: str) -> dict[str, Any]:
         """Return the fields of a sample that are known; a text without words is no answer, whatever the file says."""
         known = {name: value for name, value in self if value is not None}
-        if self.status == "ok" and not has_words(answer):
+        if self.status == "ok" and not has_words(answer) and self.usage != NO_TOKENS:
             del known["status"]
         elif self.status:
             known.setdefault("error", None)

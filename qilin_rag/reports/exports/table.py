@@ -23,9 +23,15 @@ class Format(NamedTuple):
 _HERE = "qilin_rag.reports.exports"
 FORMATS = {
     "trec-rag": Format("the TREC RAG track of 2024, JSON Lines with a topic each", f"{_HERE}.trec_rag:TrecRag2024"),
+    "trec-rag-2025": Format("that of 2025", f"{_HERE}.trec_rag_later:TrecRag2025"),
+    "trec-rag-2026": Format("that of 2026", f"{_HERE}.trec_rag_later:TrecRag2026"),
     "every-eval-ever": Format(
         "the datastore of Every Eval Ever 0.3.0, a folder with figures and answers of one run or several",
         f"{_HERE}.every_eval_ever:EveryEvalEver",
+    ),
+    "hf-eval-results": Format(
+        "a YAML file for .eval_results/ of a model repository on the Hugging Face hub, with figures only",
+        f"{_HERE}.hf_eval_results:HfEvalResults",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Export a run in the answer format of the TREC RAG track: a JSON object for each topic, one a line.
+"""Export a run in the answer format of the TREC RAG track of 2024: a JSON object for each topic, one a line.
 
 The format is that of the 2024 track as Ragnarök writes it (Pradeep et al. 2024, arXiv:2406.16828; pyragnarok's
 docs/rag24.md). The constraints are those of the track's guidelines and of Ragnarök's check_trec_rag24_gen: at most 20
@@ -9,7 +9,6 @@ accepts only MS MARCO's document ids as references; ours are the numbers of note
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,30 +16,18 @@ from typing import Annotated, Self
 
 from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
 
-from qilin_rag.core.cited_sentences import cited_sentences
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import write_text
-from qilin_rag.core.text import normalise, words
 from qilin_rag.core.trec import trec_id
 from qilin_rag.core.types import Frozen, Sample
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.exports.base import Exported, ExportFormat
+from qilin_rag.reports.exports.trec_topics import CitedSentence, TrackLimits, topic_answer
 
 MOST_REFERENCES = 20
 MOST_WORDS = 400
+_LIMITS = TrackLimits(words=MOST_WORDS, references=MOST_REFERENCES)
 Name = Annotated[str, StringConstraints(pattern=r"^\S+$")]
-
-
-class CitedSentence(Frozen):
-    """A sentence, with the references that it cites."""
-
-    text: Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
-    citations: list[NonNegativeInt]
-
-    @property
-    def n_words(self) -> int:
-        """Return the number of words, as the track's check counts them."""
-        return len(unicodedata.normalize("NFKC", self.text).split())
 
 
 class TrecRagAnswer(Frozen):
@@ -96,67 +83,14 @@ def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> T
     if not sample.is_answered:
         remarks[f"{sample.why_unanswered} questions have no line"] += 1
         return None
-    numbered = _prompt_notes(path, sample, remarks)
-    notes = list(dict.fromkeys(numbered))  # an imported answer may count a note twice
-    cited = [
-        (text, [notes.index(numbered[n - 1]) + 1 if 1 <= n <= len(numbered) else n for n in its])
-        for text, its in cited_sentences(sample.answer)
-    ]
-    numbers = [number for _, its in cited for number in its]
-    given = _references(notes, numbers)
-    whole = [_sentence(text, its, given) for text, its in cited]
-    kept = _within_limit(whole)
-    if not kept:
-        remarks[f"answers without a sentence of at most {MOST_WORDS} words have no line"] += 1
+    references, sentences = topic_answer(path, sample, _LIMITS, remarks)
+    if not sentences:
         return None
-    not_given = sum(not 1 <= number <= len(notes) for number in numbers)
-    remarks["citations of notes that were not given are dropped"] += not_given
-    too_many = f"citations are dropped of answers that cite more than {MOST_REFERENCES} notes"
-    remarks[too_many] += sum(number not in given for number in numbers) - not_given
-    remarks[f"answers are cut to {MOST_WORDS} words"] += len(kept) < len(whole)
-    is_long = sum(len(words(normalise(sentence.text))) for sentence in kept) > MOST_WORDS
-    remarks[
-        f"answers have more than {MOST_WORDS} words if Chinese is cut into words, as the track's check does not"
-    ] += is_long
     return TrecRagAnswer(
         run_id=run_id,
         topic_id=trec_id(sample.question_id),
         topic=" ".join(sample.query.split()),
-        references=[str(notes[number - 1]) for number in given],
-        response_length=sum(sentence.n_words for sentence in kept),
-        answer=kept,
+        references=references,
+        response_length=sum(sentence.n_words for sentence in sentences),
+        answer=sentences,
     )
-
-
-def _prompt_notes(path: Path, sample: Sample, remarks: Counter[str]) -> list[int]:
-    """Return the notes of the prompt in order, so that citation i is the i-th; None if they are not known."""
-    if sample.known_prompt_notes is None and not sample.has_known_hits:
-        remarks["answers have no references: it is not known which notes were found"] += 1
-        return []
-    if sample.known_prompt_notes is None:
-        raise UsageError(
-            f"{path}, question {sample.question_id}: not recorded which notes the prompt held; the command that made "
-            "the run asks again with --fresh"
-        )
-    return sample.known_prompt_notes
-
-
-def _references(notes: Sequence[int], cited: Sequence[int]) -> list[int]:
-    """Return the notes that become references: all, or the first that are cited if there are too many."""
-    numbers = range(1, len(notes) + 1)
-    if len(notes) > MOST_REFERENCES:
-        return [number for number in numbers if number in cited][:MOST_REFERENCES]
-    return list(numbers)
-
-
-def _sentence(text: str, numbers: Sequence[int], given: Sequence[int]) -> CitedSentence:
-    """Return a sentence with its citations as places in the references, without duplicates and unknown notes."""
-    return CitedSentence(text=text, citations=[given.index(n) for n in dict.fromkeys(numbers) if n in given])
-
-
-def _within_limit(answer: Sequence[CitedSentence]) -> list[CitedSentence]:
-    """Drop sentences at the end until the answer is within the limit, as the track's check does."""
-    kept = list(answer)
-    while sum(sentence.n_words for sentence in kept) > MOST_WORDS:
-        kept.pop()
-    return kept
