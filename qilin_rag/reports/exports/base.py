@@ -39,7 +39,7 @@ class ExportFormat(Frozen):
         Args:
             runs: The runs; exactly one, unless the format takes many.
             out: The file to write (`core.files.write_text`, or `atomic_path` within `writing`), or an empty folder that
-                exists; the folder gets its name only once all is written.
+                gets its name once all is written (`core.files.replace_text`; an OSError may pass).
 
         Raises:
             UsageError: if there is nothing that the format could hold.

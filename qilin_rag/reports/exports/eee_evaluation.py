@@ -18,6 +18,7 @@ SCHEMA = "0.3.0"
 _UNSAFE = re.compile(r'[<>:"\\|?*\x00-\x1f/]')
 _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM[1-9]|LPT[1-9])(\..*)?", re.IGNORECASE)
 _FINGERPRINT_CHARS = 8
+_MOST_BYTES = 150  # of the name of a folder
 _BUNDLED = ("sample", "sample-images")
 
 
@@ -120,7 +121,7 @@ def safe_part(name: str) -> str:
     >>> safe_part("a/b:c. "), safe_part("data"), safe_part("nul.x"), safe_part("..")
     ('a_b_c', '_data', '_nul.x', 'unknown')
     """
-    safe = _UNSAFE.sub("_", clean(name)).strip().rstrip(". ")[:100].rstrip(". ")
+    safe = _UNSAFE.sub("_", clean(name)).strip().encode()[:_MOST_BYTES].decode(errors="ignore").rstrip(". ")
     if not safe:
         return "unknown"
     return f"_{safe}" if safe == "data" or _RESERVED.fullmatch(safe) else safe

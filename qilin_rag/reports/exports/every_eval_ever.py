@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import write_text, writing
+from qilin_rag.core.files import replace_text
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.exports.base import Exported, ExportFormat
 from qilin_rag.reports.exports.eee_aggregate import aggregate
@@ -78,9 +78,8 @@ class EveryEvalEver(ExportFormat):
                 n_records += 1
                 yield line
 
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_text(samples, lines())
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(samples, lines())
         if not n_records:
             raise UsageError(f"{evaluation.path} has no scored question to export")
         content = {
@@ -100,7 +99,7 @@ class EveryEvalEver(ExportFormat):
                 "additional_details": {"schema_version": SCHEMA},
             },
         }
-        write_text(folder / f"{name}.json", as_json(content, indent=2) + "\n")
+        replace_text(folder / f"{name}.json", as_json(content, indent=2) + "\n")
         counts["runs"] += 1
         counts["figures"] += len(content["evaluation_results"])
         counts["records"] += n_records

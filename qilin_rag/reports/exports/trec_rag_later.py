@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import StringConstraints, model_validator
 
+from qilin_rag.core.cited_sentences import cited_sentences
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import write_text
 from qilin_rag.core.trec import trec_id
@@ -78,6 +79,9 @@ class _TrackFormat(ExportFormat):
     def _line(self, path: Path, metadata: dict[str, str], sample: Sample, remarks: Counter[str]) -> TrackLine:
         if sample.is_answered:
             found = topic_answer(path, sample, self.limits, remarks)
+            worded = [sentence for sentence in found.sentences if cited_sentences(sentence.text)]
+            remarks["sentences of punctuation alone are left out"] += len(found.sentences) - len(worded)
+            found = TopicAnswer(found.references, worded)
         else:
             remarks[f"{sample.why_unanswered} questions have an empty answer"] += 1
             found = TopicAnswer([str(note) for note in dict.fromkeys(sample.known_prompt_notes or [])], [])
