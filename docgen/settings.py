@@ -15,6 +15,7 @@ from qilin_rag.config.spec import RunSpec, settable
 from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.prompts.answer import load_prompt
+from qilin_rag.reports.exports.table import FORMATS, export_format
 
 
 def run_settings() -> str:
@@ -55,6 +56,16 @@ def rankers() -> str:
 def metrics() -> str:
     """Return the section of each metric."""
     return _components(SCORERS, "metrics.{}.")
+
+
+def export_formats() -> str:
+    """Return the settings of each export format."""
+    sections = []
+    for name in FORMATS:
+        cls = type(export_format(name))
+        if cls.model_fields:
+            sections.append(f"### `{name}` {{ #export-{name} }}\n\n{settings_table(cls)}")
+    return "\n\n".join(sections)
 
 
 def log_settings() -> str:

@@ -22,14 +22,16 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="File to write, or new folder.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the format.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the format: model_id=OWNER/NAME (repeatable)."),
     ] = None,
     runs_dir: NamedIn = None,
 ) -> None:
     """Export runs for other tools.
 
     Examples:
-        qilin-rag export runs/RUN --format trec-rag --out answers.jsonl
+        qilin-rag export RUN --format trec-rag-2026 --out answers.jsonl
+        qilin-rag export RUN RUN --format every-eval-ever --out eee
     """
     from qilin_rag.reports.exports.table import export_format, export_runs
 

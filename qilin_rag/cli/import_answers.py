@@ -18,8 +18,8 @@ def import_answers(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="JSONL, JSON, CSV or TSV with question_id or query, answer and, if known, note_ids and citations; or "
-            "answers in the format of the TREC RAG track.",
+            help="JSONL, JSON, CSV or TSV with question_id or query, answer and, if known, note_ids and citations; "
+            "answers in a format of the TREC RAG track; or samples of Every Eval Ever.",
             show_default=False,
         ),
     ],

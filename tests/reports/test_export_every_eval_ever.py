@@ -274,3 +274,18 @@ def test_wrong_use_writes_nothing(own: Run, tmp_path: Path, cli: Cli, monkeypatc
         done = cli("export", own.path, *form, "--out", tmp_path / "new")
         assert (done.code, "No space left" in done.err, done.err.count("\n")) == (1, True, 1), done.err
     assert [each.name for each in tmp_path.iterdir() if "new" in each.name] == []
+
+
+def test_broken_characters_and_addresses_do_not_come_through(own: Run, tmp_path: Path) -> None:
+    exported_to("every-eval-ever", tmp_path / "out", own.path)
+    [record, *_] = json_lines(files_of(tmp_path / "out")[1])
+    text = json.dumps(
+        record | {"sample_id": "0", "output": {"raw": ["?"]}, "error": "no reply from ftp://h:1/v1?key=K"}
+    )
+    text = text.replace('"raw": ["?"]', r'"raw": ["\ud800后"]').replace('"stop"', r'"\udc00"')
+    (tmp_path / "half_samples.jsonl").write_text(text, encoding="utf-8")
+    made = import_answers(tmp_path / "half_samples.jsonl", name="half", data=tmp_path / "odd", metrics="rouge_l")
+    assert made.directory.read_samples()[0]["0"].raw == "\ufffd后"
+    exported_to("every-eval-ever", tmp_path / "again", made.path)
+    again = json_lines(files_of(tmp_path / "again")[1])[0]
+    assert again["error"] == "no reply from ..." and again["metadata"]["finish_reason"] == "\ufffd"

@@ -28,7 +28,7 @@ Reader = Callable[[Path], Iterator[tuple[str, Mapping[Any, Any]]]]
 
 
 class KnownCall(Frozen):
-    """What a file of another tool tells about the call behind an answer; None: it does not tell.
+    """The call behind an answer, as far as a file of another tool tells; None: it does not.
 
     Attributes:
         raw: The text as the server sent it, thinking included.

@@ -36,11 +36,11 @@ class EveryEvalEver(ExportFormat):
     model_id: str | None = None
     """The model as DEVELOPER/NAME, as on Hugging Face. Default: the name that the run asked its server for."""
     organization: str = "unknown"
-    """Who provides the results."""
+    """The organization that provides the results."""
     relationship: Literal["first_party", "third_party", "collaborative", "other"] = "other"
-    """What the evaluator is to the model's developer."""
+    """The relationship of the evaluator to the model's developer."""
     deployment_type: Literal["self_deployed", "externally_managed", "unknown"] | None = None
-    """Who ran the model. Default: self_deployed if the run started the server, else unknown."""
+    """Control of the deployment. Default: self_deployed if the run started the server, else unknown."""
     model_availability: Literal["open_weights", "closed_weights", "unknown"] = "unknown"
     """Whether the model's weights are available."""
 

@@ -36,7 +36,7 @@ class HfEvalResults(ExportFormat):
     task_id: Annotated[str, StringConstraints(min_length=1)] | None = None
     """The task as the benchmark's eval.yaml names it; needs one figure. Default: the name of the figure."""
     source_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = None
-    """Where the run can be looked at."""
+    """Address of a page about the run."""
 
     def write(self, runs: Sequence[RunDirectory], out: Path) -> Exported:
         """Write the figures to the file `out`."""

@@ -117,7 +117,7 @@ class TrecRag2026(_TrackFormat):
     run_id: Short | None = None
     """Name of the run: at most 20 letters, digits, `-`, `_` and `.`. Default: `qilin-rag-` and the fingerprint."""
     run_desc: Text | None = None
-    """What the run is. Default: its retriever, LLM and prompt."""
+    """Description of the run. Default: its retriever, LLM and prompt."""
 
     def metadata(self, run: RunDirectory, manifest: Manifest) -> dict[str, str]:
         """Return team, run and its description."""
