@@ -1,0 +1,1 @@
+"""Batch APIs: many requests in one file, answered within a day at a lower price."""
