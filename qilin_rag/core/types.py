@@ -365,6 +365,7 @@ class Completion(Frozen):
         cached: Whether this is the stored answer to an equal earlier request; `usage` is then that of the earlier
             request.
         retries: The number of repeats of the request before this reply.
+        batch: Whether the reply came by a batch API, at its price.
         reading: The version of the rules that took `text` from `raw`.
     """
 
@@ -378,6 +379,7 @@ class Completion(Frozen):
     latency_s: Figure = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
+    batch: Annotated[bool, Field(exclude_if=operator.not_)] = False
     reading: int = 0
 
 
@@ -404,6 +406,7 @@ class Exchange(Frozen):
             left out tokens in its cache; `cost.Tally` decides which.
         marks: Doubts about the answer.
         retries: The number of repeats of the request.
+        batch: Whether the reply came by a batch API, at its price; absent if it did not.
         error: The reason why there is no answer.
         latency_s: Seconds until the reply; null if nobody measured it (imported answers).
     """
@@ -419,6 +422,7 @@ class Exchange(Frozen):
     latency_s: Figure | None = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
+    batch: Annotated[bool, Field(exclude_if=operator.not_)] = False
     error: str | None = None
 
     def model_post_init(self, context: Any) -> None:

@@ -22,7 +22,7 @@ async def cached_completion(
         return await llm.generate(prompt), None
     key = request_key(request)
     if found := kept_answer(llm, cache, key):
-        return found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0}), None
+        return found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0, "batch": False}), None
     return await llm.generate(prompt), key
 
 

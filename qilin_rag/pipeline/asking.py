@@ -186,6 +186,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "latency_s": completion.latency_s,
         "cached": completion.cached,
         "retries": completion.retries,
+        "batch": completion.batch,
         "status": status,
         "marks": marks,
         "error": _why_unanswered(status, completion),

@@ -112,7 +112,7 @@ def _ask(work: QueryWork, questions: Sequence[Question], n_known: int, shared: S
     async def ask(question: Question) -> Asked[QueryReply]:
         key = work.key(question)
         if (same := shared.replies.get(key)) is not None:
-            again = {"question_id": question.id, "cached": True, "latency_s": 0.0, "retries": 0}
+            again = {"question_id": question.id, "cached": True, "latency_s": 0.0, "retries": 0, "batch": False}
             return Asked(same.model_copy(update=again))
         line: dict[str, Any] = {"question_id": question.id, "query": question.query, "messages": [], "key": key}
 

@@ -270,3 +270,9 @@ def test_amounts_are_seen(amount: float, shown: str) -> None:
 )
 def test_seconds_are_read(seconds: float, shown: str) -> None:
     assert format_seconds(seconds) == shown
+
+
+def test_only_an_answer_that_came_by_batch_says_so() -> None:
+    assert "batch" not in line(900).model_dump(mode="json")
+    assert json.loads(line(900, batch=True).model_dump_json())["batch"] is True
+    assert Exchange.model_validate_json(line(900, batch=True).model_dump_json()).batch
