@@ -27,13 +27,14 @@ class JudgeSettings(TypedDict, total=False):
     """The further settings of `judge`, as `qilin-rag judge --help` and `nuggets assign --help` explain them."""
 
     bank: str | Path
-    batch: int
+    per_call: int
     language: str
     controls: bool
     data: str
     base_url: str
     seed: int
     limit: int
+    batch: bool
     concurrency: int
     serve: bool
     cache: bool

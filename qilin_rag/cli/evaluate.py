@@ -13,6 +13,7 @@ from qilin_rag.cli.options import (
     Answers,
     AsJson,
     BaseUrl,
+    Batch,
     Concurrency,
     Data,
     DryRun,
@@ -75,6 +76,7 @@ def run(
         Path | None, typer.Option(help="Ask only the questions whose ids are in this file, one a line.")
     ] = None,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     base_url: BaseUrl = None,
     stream: Stream = False,
     serve: Serve = False,
@@ -137,6 +139,7 @@ def run(
         "seed": seed,
         "ids": ids,
         "concurrency": concurrency,
+        "batch": batch or None,
         "base_url": base_url,
         "stream": stream or None,
         "serve": serve or None,

@@ -11,6 +11,7 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import (
     AsJson,
     BaseUrl,
+    Batch,
     Concurrency,
     DataArgument,
     DryRun,
@@ -45,6 +46,7 @@ def filter_notes(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and --sample.")] = 0,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     base_url: BaseUrl = None,
     serve: Serve = False,
     settings: Settings = None,
@@ -73,6 +75,7 @@ def filter_notes(
         "limit": limit,
         "seed": seed,
         "concurrency": concurrency,
+        "batch": batch or None,
         "base_url": base_url,
         "serve": serve or None,
         "fail_on_error": fail_on_error,

@@ -14,6 +14,7 @@ from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
     BaseUrl,
+    Batch,
     Concurrency,
     DryRun,
     FailOnError,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from qilin_rag.judging.config import JudgeConfig, PartSettings
     from qilin_rag.judging.pairwise import Compared
 
-BATCH = 10
+PER_CALL = 10
 
 
 def judge(
@@ -53,7 +54,7 @@ def judge(
     controls: Annotated[
         bool, typer.Option("--controls", help="Judge answers, too, that are known to be good or bad.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=100, help="The most claims or sentences a call.")] = BATCH,
+    per_call: Annotated[int, typer.Option(min=1, max=100, help="The most claims or sentences a call.")] = PER_CALL,
     language: Language = PromptLanguage.zh,
     data: Annotated[
         str | None, typer.Option(help="Data with the notes of the prompts; default: what the run names.")
@@ -62,6 +63,7 @@ def judge(
         int | None, typer.Option(help="Judge only N questions, drawn with a seed; a larger N keeps them.")
     ] = None,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     base_url: BaseUrl = None,
     serve: Serve = False,
     runs_dir: RunsDir = None,
@@ -89,6 +91,7 @@ def judge(
         "llm": llm,
         "limit": limit,
         "concurrency": concurrency,
+        "batch": batch or None,
         "base_url": base_url,
         "serve": serve or None,
         "runs_dir": runs_dir,
@@ -98,7 +101,7 @@ def judge(
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     flagged = {"claims": claims, "support": support, "refusal": refusal}
     given = [name for name, is_given in flagged.items() if is_given]
-    shown = PartSettings(batch=batch, language=language.value, controls=controls, data=data)
+    shown = PartSettings(per_call=per_call, language=language.value, controls=controls, data=data)
     _check_flags(given, shown, len(runs))
     measure = None
     if len(runs) == 1:
@@ -128,7 +131,7 @@ def _check_flags(given: Sequence[str], shown: PartSettings, n_runs: int) -> None
     flags = {
         "--language": shown.language != PromptLanguage.zh,
         "--controls": shown.controls,
-        "--batch": shown.batch != BATCH,
+        "--per-call": shown.per_call != PER_CALL,
         "--data": shown.data is not None,
     }
     heeded = [] if not given else ["--language"] if given == ["refusal"] else list(flags)

@@ -14,6 +14,7 @@ from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
     BaseUrl,
+    Batch,
     Concurrency,
     DryRun,
     FailOnError,
@@ -53,10 +54,11 @@ def create(
     ] = None,
     notes: Annotated[bool, typer.Option("--notes", help="Make nuggets from the reference notes, too.")] = False,
     max_nuggets: Annotated[int, typer.Option(min=1, help="The most nuggets of a question.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, max=100, help="The most answers and notes a call.")] = 10,
+    per_call: Annotated[int, typer.Option(min=1, max=100, help="The most answers and notes a call.")] = 10,
     language: Language = PromptLanguage.zh,
     limit: Limit = None,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     base_url: BaseUrl = None,
     serve: Serve = False,
     runs_dir: RunsDir = None,
@@ -80,10 +82,10 @@ def create(
     from qilin_rag.judging.nugget_maker import MakerSettings, make_bank, plan_bank
 
     ui.set_up_logs(quiet or as_json)
-    flags = _asking(llm, limit, concurrency, base_url, serve, runs_dir, fail_on_error)
+    flags = _asking(llm, limit, concurrency, batch, base_url, serve, runs_dir, fail_on_error)
     config = resolve_judge(flags, settings or [], "nuggets create")
     given = _sources(run, data, notes, [config.runs_dir, Path("runs")])
-    how = MakerSettings(max_nuggets=max_nuggets, batch=batch, language=language.value)
+    how = MakerSettings(max_nuggets=max_nuggets, per_call=per_call, language=language.value)
     if dry_run:
         from qilin_rag.cli.plan import print_plan
 
@@ -113,10 +115,11 @@ def assign(
             "the nuggets, an empty one.",
         ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=100, help="The most nuggets a call.")] = 10,
+    per_call: Annotated[int, typer.Option(min=1, max=100, help="The most nuggets a call.")] = 10,
     language: Language = PromptLanguage.zh,
     limit: Limit = None,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     base_url: BaseUrl = None,
     serve: Serve = False,
     runs_dir: RunsDir = None,
@@ -139,10 +142,10 @@ def assign(
     from qilin_rag.judging.nugget_assigner import AssignerSettings, assign_nuggets, plan_assignment
 
     ui.set_up_logs(quiet or as_json)
-    flags = _asking(llm, limit, concurrency, base_url, serve, runs_dir, fail_on_error)
+    flags = _asking(llm, limit, concurrency, batch, base_url, serve, runs_dir, fail_on_error)
     config = resolve_judge(flags, settings or [], "nuggets assign")
     [path] = find_runs_named([run], [config.runs_dir, Path("runs")])
-    how = AssignerSettings(batch=batch, language=language.value, controls=controls)
+    how = AssignerSettings(per_call=per_call, language=language.value, controls=controls)
     if dry_run:
         from qilin_rag.cli.plan import print_plan
 
@@ -202,6 +205,7 @@ def _asking(
     llm: str,
     limit: int | None,
     concurrency: int | None,
+    batch: bool,
     base_url: str | None,
     serve: bool,
     runs_dir: Path | None,
@@ -211,6 +215,7 @@ def _asking(
         "llm": llm,
         "limit": limit,
         "concurrency": concurrency,
+        "batch": batch or None,
         "base_url": base_url,
         "serve": serve or None,
         "runs_dir": runs_dir,

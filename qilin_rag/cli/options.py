@@ -188,6 +188,10 @@ LlmName = Annotated[
     ),
 ]
 Concurrency = Annotated[int | None, typer.Option(help="Requests in flight at the same time. [default: 16]")]
+Batch = Annotated[
+    bool,
+    typer.Option("--batch", help="Ask by the service's batch API: within a day, at a lower price. The command waits."),
+]
 ServeEach = Annotated[bool, typer.Option("--serve", help="Start the server of each preset that has one, in turn.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the calls and what they would cost; call no LLM.")]
 FailOnError = Annotated[

@@ -9,6 +9,7 @@ import typer
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import (
     AsJson,
+    Batch,
     Concurrency,
     Data,
     DryRun,
@@ -58,6 +59,7 @@ def sweep(
     limit: Limit = None,
     seed: Seed = None,
     concurrency: Concurrency = None,
+    batch: Batch = False,
     serve: ServeEach = False,
     runs_dir: RunsDir = None,
     settings: Settings = None,
@@ -93,6 +95,7 @@ def sweep(
         "limit": limit,
         "seed": seed,
         "concurrency": concurrency,
+        "batch": batch or None,
         "serve": serve or None,
         "runs_dir": runs_dir,
     }

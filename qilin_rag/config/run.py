@@ -209,6 +209,18 @@ def resolve_metrics(metrics: Any = None, overrides: Sequence[str] = ()) -> tuple
     return build_scorers(spec.metrics), spec.optional_metrics
 
 
+def check_batch(config: LLMConfig) -> None:
+    """Raise a UsageError if the LLM is to be asked by batch, and takes none."""
+    if not config.batch:
+        return
+    if config.serve:
+        raise UsageError("serve (--serve) starts a server that has no batches; leave out batch (--batch)")
+    if not config.llm.takes_batches:
+        raise UsageError(
+            f"llm {config.llm_label} takes no batches; leave out batch (--batch), or name an LLM behind an address"
+        )
+
+
 def changed_rerank_settings(depth: int, weight: float) -> dict[str, Any]:
     """Return the settings of a second stage that are not the default."""
     usual = {"depth": RERANK_DEPTH, "weight": RERANK_WEIGHT}

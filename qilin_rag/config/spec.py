@@ -70,7 +70,8 @@ class AskSettings(Frozen):
         llm_label: The name by which the LLM was given.
         llm_preset: The settings that this name alone means.
         serve: Whether to start the preset's own server for this run, and stop it afterwards.
-        concurrency: The most questions asked at once.
+        batch: Whether to ask by the service's batch API, which takes up to a day and costs less (`llms.batch`).
+        concurrency: The most questions asked at once; it does not count for a batch.
         cache: Whether to take answers to equal earlier requests from the response cache.
         seed: The seed for drawing questions, shuffling notes, and intervals.
         limit: The number of questions, drawn by a seeded permutation; null takes all.
@@ -82,6 +83,7 @@ class AskSettings(Frozen):
     llm_label: str = "extractive"
     llm_preset: dict[str, Any] = {}
     serve: bool = False
+    batch: bool = False
     concurrency: PositiveInt = 16
     cache: bool = True
     seed: NonNegativeInt = 0

@@ -17,6 +17,8 @@ from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import slug
 
 _WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
+BATCHES = "batches"
+"""The folder of a result's batches (`llms.batch.ledger`)."""
 _LOCK = ".lock"
 _WAIT_S = 0.3
 

@@ -32,13 +32,19 @@ def run_async(work: Callable[[], Any]) -> None:
         raise raised[0]
 
 
-async def for_each(jobs: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
+async def for_each(
+    jobs: Iterable[T],
+    work: Callable[[T], Awaitable[None]],
+    concurrency: int,
+    ended: Callable[[], None] = lambda: None,
+) -> None:
     """Do the work of all jobs, `concurrency` of them at a time; the first error cancels those in progress.
 
     Args:
         jobs: A job is taken from them when its turn comes.
         work: What keeps its own results, so that an error loses none of them.
         concurrency: The most jobs at a time.
+        ended: A function that is called by each of so many workers when there is no further job for it.
 
     Raises:
         Exception: The first error of a job.
@@ -49,6 +55,7 @@ async def for_each(jobs: Iterable[T], work: Callable[[T], Awaitable[None]], conc
         for job in queue:
             await work(job)
             await asyncio.sleep(0)  # work that never waits must not keep Ctrl-C waiting either
+        ended()
 
     try:
         async with asyncio.TaskGroup() as group:

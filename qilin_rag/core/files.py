@@ -11,7 +11,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
@@ -283,10 +283,13 @@ class LineWriter:
         """Use `file`, which is open for appending and unbuffered."""
         self._file, self._path = file, Path(file.name)
 
-    def write(self, exchange: Exchange) -> None:
-        """Append one line."""
+    def write(self, exchange: Exchange, before: Callable[[int], None] | None = None) -> None:
+        """Append one line. `before` is called first, with the number of bytes that the file will have."""
+        content = exchange.model_dump_json().encode() + b"\n"
         with writing(self._path):
-            write_all(self._file, exchange.model_dump_json().encode() + b"\n")
+            if before is not None:
+                before(os.fstat(self._file.fileno()).st_size + len(content))
+            write_all(self._file, content)
 
 
 def write_all(file: IO[bytes], content: bytes) -> None:

@@ -366,6 +366,7 @@ class Completion(Frozen):
             request.
         retries: The number of repeats of the request before this reply.
         batch: Whether the reply came by a batch API, at its price.
+        latency_s: Seconds until the reply; None if it came by batch.
         reading: The version of the rules that took `text` from `raw`.
     """
 
@@ -376,7 +377,7 @@ class Completion(Frozen):
     why_empty: str | None = None
     marks: list[Mark] = []
     usage: Usage = Usage()
-    latency_s: Figure = 0.0
+    latency_s: Figure | None = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
     batch: Annotated[bool, Field(exclude_if=operator.not_)] = False
@@ -408,7 +409,7 @@ class Exchange(Frozen):
         retries: The number of repeats of the request.
         batch: Whether the reply came by a batch API, at its price; absent if it did not.
         error: The reason why there is no answer.
-        latency_s: Seconds until the reply; null if nobody measured it (imported answers).
+        latency_s: Seconds until the reply; null if nobody measured it (imported answers, batches).
     """
 
     status: Status

@@ -158,7 +158,7 @@ class _Claiming:
         for number, note in enumerate(self.notes.get(sample.question_id, []), start=1):
             searched.append((number, [f"{note.title}\n{note.content}"], range(n_claims)))
         for where, texts, places in searched:
-            for batch in in_batches(places, self.settings.batch) if texts else []:
+            for batch in in_batches(places, self.settings.per_call) if texts else []:
                 yield _Check(where, texts, batch), [split.claims[place] for place in batch]
 
     def _check_case(self, sample: Sample, check: _Check, claims: Sequence[str]) -> Case:
@@ -167,7 +167,7 @@ class _Claiming:
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
         unseen = self.unseen if metric in OF_NOTES else ""
-        return self.judge.signature(f"{METRIC[metric]}{unseen}|batch:{self.settings.batch}", said, VERSION)
+        return self.judge.signature(f"{METRIC[metric]}{unseen}|batch:{self.settings.per_call}", said, VERSION)
 
     def answer(
         self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement], control: str = OWN

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import PositiveInt, model_validator
 
-from qilin_rag.config.run import LLMConfig, build_llm
+from qilin_rag.config.run import LLMConfig, build_llm, check_batch
 from qilin_rag.config.spec import AskSettings, resolve_spec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Frozen
@@ -20,6 +20,7 @@ class JudgeConfig(LLMConfig):
     def _check_llm(self) -> JudgeConfig:
         if not self.llm.takes_tokens:
             raise UsageError(f"llm {self.llm_label} can't judge: it reads no instructions; name another with --llm")
+        check_batch(self)
         return self
 
 
@@ -27,13 +28,13 @@ class PartSettings(Frozen):
     """Settings of a judge that takes answers apart, into claims or sentences.
 
     Attributes:
-        batch: The most claims or sentences that are shown at once.
+        per_call: The most claims or sentences that are shown at once.
         language: The language of the prompts: zh or en.
         controls: Whether to judge controls as well (see `answer_controls` and `support_controls`).
         data: The data with the notes of the prompts; None takes the data that the run names.
     """
 
-    batch: PositiveInt = 10
+    per_call: PositiveInt = 10
     language: str = "zh"
     controls: bool = False
     data: str | None = None

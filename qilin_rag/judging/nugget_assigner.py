@@ -45,12 +45,12 @@ class AssignerSettings(Frozen):
     """Settings of an assignment.
 
     Attributes:
-        batch: The most nuggets that are shown at once.
+        per_call: The most nuggets that are shown at once.
         language: The language of the prompt: zh or en.
         controls: Whether to judge controls as well (see `nugget_controls`).
     """
 
-    batch: PositiveInt = 10
+    per_call: PositiveInt = 10
     language: str = "zh"
     controls: bool = False
 
@@ -93,7 +93,7 @@ class _Assigning(NamedTuple):
         name = self.path.resolve().name
         return [
             Case(question, [name], {"query": question.query, "answer": sample.answer, "nuggets": batch})
-            for batch in in_batches(nuggets, self.settings.batch)
+            for batch in in_batches(nuggets, self.settings.per_call)
         ]
 
     def nuggets(self, question_id: str) -> list[Nugget]:
@@ -101,7 +101,7 @@ class _Assigning(NamedTuple):
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
         made = f"bank:{self.bank.sha256[:8]}|maker:{self.bank.maker}|maker_prompt:{self.bank.prompts}"
-        return self.judge.signature(f"{metric}|{made}|batch:{self.settings.batch}", said, VERSION)
+        return self.judge.signature(f"{metric}|{made}|batch:{self.settings.per_call}", said, VERSION)
 
     def assigned(
         self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement], control: str = OWN
@@ -113,7 +113,7 @@ class _Assigning(NamedTuple):
         if not nuggets:
             return "no nuggets in the bank"
         assigned: list[AssignedNugget] = []
-        batches = in_batches(nuggets, self.settings.batch)
+        batches = in_batches(nuggets, self.settings.per_call)
         for batch, (judgement, shown) in zip(batches, answers.judged(sample, said, control), strict=True):
             if reason := why_unread(judgement):
                 return reason

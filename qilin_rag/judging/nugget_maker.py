@@ -36,12 +36,12 @@ class MakerSettings(Frozen):
 
     Attributes:
         max_nuggets: The most nuggets of a question.
-        batch: The most sources that are shown at once.
+        per_call: The most sources that are shown at once.
         language: The language of the prompt: zh or en.
     """
 
     max_nuggets: int = 20
-    batch: int = 10
+    per_call: int = 10
     language: str = "zh"
 
 
@@ -129,7 +129,7 @@ class _Making:
         self.chosen = select_questions(given.questions, config.limit, config.seed)
         if not self.chosen:
             raise UsageError(f"{given.label} has no questions to make nuggets for")
-        self.batches = {each.id: in_batches(given.sources[each.id], settings.batch) for each in self.chosen}
+        self.batches = {each.id: in_batches(given.sources[each.id], settings.per_call) for each in self.chosen}
         cases = {each.id: [self._case(each, batch) for batch in self.batches[each.id]] for each in self.chosen}
         self.keys = {qid: [self.judge.key(case) for case in of_question] for qid, of_question in cases.items()}
         by_key = {key: case for qid, keys in self.keys.items() for key, case in zip(keys, cases[qid], strict=True)}
@@ -140,7 +140,7 @@ class _Making:
             "maker": self.judge.sha256,
             "questions": self.question_set,
             "sources": self.given.kind,
-            "settings": self.settings.model_dump(),
+            "settings": {**self.settings.model_dump(exclude={"per_call"}), "batch": self.settings.per_call},
             "version": VERSION,
         }
         names = ("nuggets", slug(self.given.label), slug(self.judge.config.llm_label), fingerprint(identity)[:8])

@@ -98,7 +98,7 @@ class _Supporting:
                 if citation.note_idx is not None:
                     texts.setdefault(citation.note_idx, {})[sentence.text] = None
         for note_idx, of_note in texts.items():
-            for batch in in_batches(list(of_note), self.settings.batch):
+            for batch in in_batches(list(of_note), self.settings.per_call):
                 yield self.notes[note_idx], batch
 
     def supported(
@@ -146,7 +146,7 @@ class _Supporting:
         """Return the signature of each metric; the share of sentences without a citation needs no judge."""
         made = {metric: f"{metric}|{MADE[metric]}" for metric in (PRECISION, RECALL, UNCITED)}
         judged = {
-            metric: self.judge.signature(f"{made[metric]}{self.unseen}|batch:{self.settings.batch}", said, VERSION)
+            metric: self.judge.signature(f"{made[metric]}{self.unseen}|batch:{self.settings.per_call}", said, VERSION)
             for metric in (PRECISION, RECALL)
         }
         return {**judged, UNCITED: f"{made[UNCITED]}|v{VERSION}"}

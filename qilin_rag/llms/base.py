@@ -55,6 +55,7 @@ class LLM(Component):
     Attributes:
         takes_tokens (bool): Whether a prompt costs tokens.
         takes_images (bool): Whether the images of a prompt are sent.
+        takes_batches (bool): Whether requests can be sent in batches (`llms.batch`).
 
     Example:
         >>> import asyncio
@@ -68,6 +69,7 @@ class LLM(Component):
     operational: ClassVar[frozenset[str]] = frozenset({"price"})
     takes_tokens: ClassVar[bool] = True
     takes_images: ClassVar[bool] = False
+    takes_batches: ClassVar[bool] = False
 
     price: Price | None = None
 
@@ -90,6 +92,11 @@ class LLM(Component):
     def image_rule(self) -> Rule | None:
         """Return the rule by which images are counted as tokens; None if it is not known."""
         return None
+
+    @property
+    def by_batch(self) -> bool:
+        """Return whether prompts are collected for a batch API, at its price; a batch is found again after a crash."""
+        return False
 
     def check(self) -> dict[str, Any]:
         """Check, before any other work, that calls can succeed.

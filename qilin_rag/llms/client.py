@@ -7,8 +7,9 @@ time of a call. Here they are made once.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qilin_rag.llms import connection
@@ -76,30 +77,66 @@ class Client:
             TransientError, ValueError: if the reply can't be read.
         """
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        async with self._answered(path, content) as response:
-            if not response.ok or response.status >= 300:
-                raise RefusedError(response.status, response.headers, await response.read())
+        async with self._answered("POST", path, data=content) as response:
+            await _check(response)
             return await read_body(response.content.iter_chunked(_CHUNK_BYTES))
+
+    async def get(self, path: str) -> bytes | dict[str, Any]:
+        """Get a path, which may have a ?query of its own; return the body and raise errors as `post` does."""
+        async with self._answered("GET", path) as response:
+            await _check(response)
+            return await read_body(response.content.iter_chunked(_CHUNK_BYTES))
+
+    async def send_file(self, path: str, fields: Mapping[str, str], file: Path, name: str) -> bytes | dict[str, Any]:
+        """Post a file with other fields of a form; return the body and raise errors as `post` does.
+
+        Args:
+            path: The path at the server.
+            fields: The other fields.
+            file: The file.
+            name: The name of the file for the server.
+        """
+        import aiohttp
+
+        with file.open("rb") as content:
+            form = aiohttp.MultipartWriter("form-data")
+            for field, value in fields.items():
+                form.append(value).set_content_disposition("form-data", name=field)
+            part = form.append(content, {"Content-Type": "application/jsonl"})
+            part.set_content_disposition("form-data", name="file", filename=name)
+            async with self._answered("POST", path, data=form, headers=dict(form.headers)) as response:
+                await _check(response)
+                return await read_body(response.content.iter_chunked(_CHUNK_BYTES))
+
+    async def download(self, path: str, write: Callable[[bytes], None]) -> None:
+        """Pass the body of a reply on, a part at a time; raise errors as `post` does."""
+        async with self._answered("GET", path) as response:
+            await _check(response)
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                write(chunk)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
     @asynccontextmanager
-    async def _answered(self, path: str, content: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answered(self, method: str, path: str, **sent: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the response to a request, which follows redirects on the same host that keep it."""
         if (url := self._urls.get(path)) is None:
             import yarl
 
-            url = self._urls[path] = yarl.URL(connection.full_address(self._address, path, self._query), encoded=True)
+            url = yarl.URL(connection.full_address(self._address, path, self._query), encoded=True)
+            if method == "POST":  # to few paths; those of a GET are many
+                self._urls[path] = url
+        sent |= {"allow_redirects": False, "proxy": self._proxy}
         for _ in range(_MOST_REDIRECTS):
-            async with self._session.post(url, data=content, allow_redirects=False, proxy=self._proxy) as response:
+            async with self._session.request(method, url, **sent) as response:
                 to = self._redirect(response) if 300 <= response.status < 400 else None
                 if to is None:
                     yield response
                     return
                 url = to
-        async with self._session.post(url, data=content, allow_redirects=False, proxy=self._proxy) as response:
+        async with self._session.request(method, url, **sent) as response:
             yield response
 
     def _redirect(self, response: aiohttp.ClientResponse) -> Any:
@@ -114,7 +151,13 @@ class Client:
         redirect = httpx2.Response(
             response.status,
             headers=[*response.headers.items()],
-            request=httpx2.Request("POST", str(response.url)),
+            request=httpx2.Request(response.method, str(response.url)),
         )
         to = connection.redirect_of(redirect, self._address, self._section)
         return to and yarl.URL(str(to), encoded=True)
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    """Raise a RefusedError if the status is not that of an answer."""
+    if not response.ok or response.status >= 300:
+        raise RefusedError(response.status, response.headers, await response.read())

@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import atomic_path, open_new, write_all, writing
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import FatalLLMError
@@ -20,6 +22,7 @@ from qilin_rag.llms.refusals import Caller, refusal_error
 from qilin_rag.llms.retry import TransientError
 
 T = TypeVar("T")
+_FILE_TIMEOUT_S = 1800.0  # of one that is sent or fetched whole
 _KEY_NAMES = ("key", "code", "sig", "signature")
 
 
@@ -160,19 +163,47 @@ class Endpoint:
             RefusedError: if the server refuses it.
             TransientError: if there is no reply in time, or none that can be read.
         """
+        return await self._asked(lambda client: client.post(path, body), self._timeout_s)
+
+    async def get(self, path: str) -> Any:
+        """Get a path, which may have a ?query of its own; return and raise as `post` does."""
+        return await self._asked(lambda client: client.get(path), self._timeout_s)
+
+    async def send_file(self, path: str, fields: Mapping[str, str], file: Path, name: str) -> Any:
+        """Post a file of any size, by this name and with other fields of a form; return and raise as `post` does."""
+        timeout_s = max(self._timeout_s, _FILE_TIMEOUT_S)
+        return await self._asked(lambda client: client.send_file(path, fields, file, name), timeout_s)
+
+    async def download(self, path: str, to: Path) -> None:
+        """Write the reply to a GET into a file, which is there when the reply is whole; raise as `post` does."""
+
+        async def fetch(client: Client) -> bytes:
+            with atomic_path(to) as temporary, open_new(temporary) as file:
+
+                def write(part: bytes) -> None:
+                    with writing(to):
+                        write_all(file, part)
+
+                await client.download(path, write)
+            return b""
+
+        await self._asked(fetch, max(self._timeout_s, _FILE_TIMEOUT_S))
+
+    async def _asked(self, call: Callable[[Client], Awaitable[bytes | dict[str, Any]]], timeout_s: float) -> Any:
+        """Make a call by the client, which is opened on first use; see `post`."""
         import aiohttp
 
         if self._client is None:
             self._client = Client(self.base_url, self.api_key(), self._query, self._section)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                content = await self._client.post(path, body)
+            async with asyncio.timeout(timeout_s):
+                content = await call(self._client)
             return _parsed(content)
         except TimeoutError as error:
-            raise TransientError(f"no answer within {self._timeout_s:g} s") from error
+            raise TransientError(f"no answer within {timeout_s:g} s") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise NoConnectionError(self.redacted(str(error))) from error
-        except ValueError as error:
+        except (ValueError, aiohttp.ClientResponseError) as error:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: object) -> TransientError:

@@ -34,5 +34,15 @@ def messages_in_parts(prompt: RenderedPrompt, image_part: Callable[[Image], Part
     return [*before, {**last, "content": [*parts, *_text_part(text[n_sent:])]}]
 
 
+def image_by_url(image: Image) -> Part:
+    """Return the part that sends an image."""
+    return {"type": "image_url", "image_url": {"url": image.data_url}}
+
+
+def image_by_hash(image: Image) -> Part:
+    """Return the part that names an image by its hash."""
+    return {"type": "image", "sha256": image.sha256}
+
+
 def _text_part(text: str) -> list[Part]:
     return [{"type": "text", "text": text}] if text else []

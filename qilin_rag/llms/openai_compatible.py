@@ -12,18 +12,19 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.types import Completion, Image, RenderedPrompt
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.client import RefusedError
 from qilin_rag.llms.endpoint import Endpoint, lost_connection, plain_address, plain_query
 from qilin_rag.llms.events import must_stream, refuses_usage
-from qilin_rag.llms.image_parts import messages_in_parts
+from qilin_rag.llms.image_parts import image_by_hash, image_by_url, messages_in_parts
 from qilin_rag.llms.image_tokens import Rule, rule_of
 from qilin_rag.llms.refusal_bodies import refusal_in_answer
 from qilin_rag.llms.refusals import as_error, ask_with_retries
@@ -31,6 +32,7 @@ from qilin_rag.llms.replies import PASSING, STOP, read_again, read_ending, read_
 from qilin_rag.llms.retry import TransientError
 
 logger = logging.getLogger(__name__)
+Post = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 # Properties of a served model that another model of the same name may not share (vLLM: folder, length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
@@ -117,6 +119,7 @@ class OpenAICompatible(LLM):
     outward: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env"})
 
     takes_images: ClassVar[bool] = True
+    takes_batches: ClassVar[bool] = True
 
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
@@ -147,6 +150,7 @@ class OpenAICompatible(LLM):
     _is_stream_only: bool = PrivateAttr(default=False)
     _has_answered: bool = PrivateAttr(default=False)
     _refuses_usage: bool = PrivateAttr(default=False)
+    _post_by: Post | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -204,15 +208,33 @@ class OpenAICompatible(LLM):
     def _server(self) -> Endpoint:
         """Return the client of the server, which is made once."""
         if (endpoint := self._endpoint) is None:
-            endpoint = self._endpoint = Endpoint(
-                self.base_url,
-                self.model,
-                api_key_env=self.api_key_env,
-                query=self.query,
-                timeout_s=self.timeout_s,
-                left_out=_LEFT_OUT,
-            )
+            endpoint = self._endpoint = self.new_endpoint()
         return endpoint
+
+    @property
+    def by_batch(self) -> bool:
+        """Return whether requests are posted by a collector of batches."""
+        return self._post_by is not None
+
+    def new_endpoint(self) -> Endpoint:
+        """Return another client of the server, whose connections are its own."""
+        return Endpoint(
+            self.base_url,
+            self.model,
+            api_key_env=self.api_key_env,
+            query=self.query,
+            timeout_s=self.timeout_s,
+            left_out=_LEFT_OUT,
+        )
+
+    @contextmanager
+    def posting_by(self, post: Post) -> Iterator[None]:
+        """Send requests by this function, which takes a body and returns the reply, in place of a call each."""
+        self._post_by = post
+        try:
+            yield
+        finally:
+            self._post_by = None
 
     def api_key(self) -> str:
         """Return the key that is sent.
@@ -240,7 +262,7 @@ class OpenAICompatible(LLM):
         markers = {"thinking_markers": self.thinking_markers} if self.thinking_markers else {}
         body = self._body(prompt._replace(images=()))
         # Keys of requests whose images have no places hold them whole, as in earlier versions.
-        image_part = _image_by_hash if prompt.image_places else _image_part
+        image_part = image_by_hash if prompt.image_places else image_by_url
         messages = {"messages": messages_in_parts(prompt, image_part)}
         return {"base_url": self.base_url, "served": self._served, **body, **messages, **extra, **markers}
 
@@ -259,7 +281,7 @@ class OpenAICompatible(LLM):
         }
         return {
             "model": self.model,
-            "messages": messages_in_parts(prompt, _image_part),
+            "messages": messages_in_parts(prompt, image_by_url),
             **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
@@ -275,10 +297,14 @@ class OpenAICompatible(LLM):
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """Return one chat completion, with up to `max_tries` tries if repeating can help."""
         server = self._server
+
+        async def call() -> Completion:
+            if self.by_batch:  # the limit of concurrent calls is not that of a batch
+                return await self._call(prompt)
+            return await server.in_limit(lambda: self._call(prompt))
+
         try:
-            return await ask_with_retries(
-                lambda: server.in_limit(lambda: self._call(prompt)), self.max_tries, self._rng, self.model
-            )
+            return await ask_with_retries(call, self.max_tries, self._rng, self.model)
         except LLMError as error:
             if lost_connection(error):
                 await asyncio.to_thread(self.check)  # stops the whole run if the server is gone
@@ -286,17 +312,17 @@ class OpenAICompatible(LLM):
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         """Make one call, and repeat it at once in another form if the server asks for one."""
-        body = self._sent(prompt)
+        body, post_by = self._sent(prompt), self._post_by
         started = time.perf_counter()
         try:
-            value = await self._server.post("/chat/completions", body)
-            latency_s = time.perf_counter() - started
+            value = await (self._server.post("/chat/completions", body) if post_by is None else post_by(body))
+            latency_s = time.perf_counter() - started if post_by is None else None
             if (error_part := refusal_in_answer(value)) is not None:
                 raise RefusedError(200, {}, error_part)
             reply = ChatCompletion.model_validate(value)
         except RefusedError as error:
             refusal = error.read([prompt.query, *(message["content"] for message in prompt.messages)])
-            if self._adapts_to(refusal.words, body):
+            if post_by is None and self._adapts_to(refusal.words, body):
                 return await self._call(prompt)
             raise as_error(refusal, self._server.caller) from error
         except ValueError as error:
@@ -327,7 +353,7 @@ class OpenAICompatible(LLM):
     def _redacted(self, text: str) -> str:
         return self._server.redacted(text)
 
-    def _completion(self, reply: ChatCompletion, latency_s: float) -> Completion:
+    def _completion(self, reply: ChatCompletion, latency_s: float | None) -> Completion:
         choice = reply.choices[0]
         ended = read_ending(choice.finish_reason)
         if ended == PASSING:
@@ -354,7 +380,8 @@ class OpenAICompatible(LLM):
             for name in ("finish_reason", "why_empty")
             if (text := getattr(completion, name)) not in (None, STOP)
         }
-        return completion.model_copy(update={"model": model, "latency_s": latency_s, **redacted_texts})
+        how = {"model": model, "latency_s": latency_s, "batch": self.by_batch}
+        return completion.model_copy(update={**how, **redacted_texts})
 
     async def close(self) -> None:
         """Close the connections, and forget what was learnt on this event loop."""
@@ -366,11 +393,3 @@ def _is_same_model(requested: str, answered: str) -> bool:
     """Return whether two names mean one model, in any case, with or without an owner and a version."""
     requested, answered = (name.lower().rpartition("/")[2] for name in (requested, answered))
     return requested in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", requested) == answered
-
-
-def _image_part(image: Image) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": image.data_url}}
-
-
-def _image_by_hash(image: Image) -> dict[str, Any]:
-    return {"type": "image", "sha256": image.sha256}

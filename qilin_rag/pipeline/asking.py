@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from operator import length_hint
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -49,11 +51,16 @@ E = TypeVar("E", bound=Exchange)
 
 
 class Asking(NamedTuple):
-    """An LLM and how it is asked."""
+    """An LLM and how it is asked: one request each, so many at a time, or by batch.
+
+    Without `waits`, batches are submitted, and those that have ended are read; then comes a `SubmittedError`.
+    """
 
     llm: LLM
     concurrency: int
     cache: ResponseCache | None = None
+    batch: bool = False
+    waits: bool = True
 
 
 class Asked(NamedTuple, Generic[E]):
@@ -86,24 +93,25 @@ def ask_all(
 ) -> None:
     """Call `ask` for every job, `asking.concurrency` at a time, and append each result to the file at once.
 
+    With `asking.batch`, the jobs run until all wait for a reply, which a batch brings them: as many as it can hold.
+
     A job is taken from the iterator when its turn comes. `use` gets each line when it is in the file.
     """
     with directory.line_writer(file_name) as writer:
         same = SameRefusals(directory.path / file_name)
 
-        def finish(asked: Asked[E]) -> None:
-            writer.write(asked.line)
+        def finish(asked: Asked[E], mark: Callable[[int], None] | None) -> None:
+            writer.write(asked.line, mark)
             advance(failed=asked.line.is_lost)
             same.end(asked.line, asked.is_refused)
             if use is not None:
                 use(asked.line)
 
-        async def ask_in_turn(job: T) -> Asked[E]:
-            await same.begin()
-            return await ask(job)
-
         try:
-            run_async(lambda: _ask_all(asking, jobs, ask_in_turn, finish))
+            if asking.batch:
+                run_async(lambda: _ask_by_batch(asking, jobs, ask, same, finish, directory.path / file_name))
+            else:
+                run_async(lambda: _ask_all(asking, jobs, ask, same, finish))
         finally:
             if asking.cache:
                 asking.cache.close()
@@ -116,27 +124,70 @@ def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
     with serving(config.llm, config.llm_label, log) if config.serve else nullcontext(config.llm) as served:
         with third_party(f"llm {served.called()}"):
             served.check()
-        yield Asking(served, config.concurrency, cache)
+        yield Asking(served, config.concurrency, cache, config.batch)
+
+
+Finish = Callable[[Asked[E], Callable[[int], None] | None], None]
 
 
 async def _ask_all(
-    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
+    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], same: SameRefusals, finish: Finish[E]
 ) -> None:
     """Ask about all jobs; the first error that stops the run cancels the calls in flight."""
 
     async def do(job: T) -> None:
+        await same.begin()
         asked = await ask(job)
-        finish(asked)
-        if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
-            asking.cache.put(*asked.kept)
+        finish(asked, None)
+        _keep(asking, asked)
 
     try:
         await for_each(jobs, do, asking.concurrency)
     finally:
+        await _close(asking.llm)
+
+
+async def _ask_by_batch(
+    asking: Asking,
+    jobs: Iterable[T],
+    ask: Callable[[T], Awaitable[Asked[E]]],
+    same: SameRefusals,
+    finish: Finish[E],
+    path: Path,
+) -> None:
+    """Ask about all jobs by batch; what came by batch is marked as used when its line is in the file `path`."""
+    from qilin_rag.llms.batch.services import collecting
+
+    async with collecting(asking.llm, path, length_hint(jobs, sys.maxsize), asking.waits) as collector:
+
+        async def do(job: T) -> None:
+            with collector.standing_by():  # those before it may have to get their replies first
+                await same.begin()
+            async with collector.job() as collected:
+                asked = await ask(job)
+                is_by_batch = bool(collected.taken) and not asked.line.cached
+                if is_by_batch:
+                    asked = asked._replace(line=asked.line.model_copy(update={"batch": True, "latency_s": None}))
+                finish(asked, collected.mark if collected.taken else None)
+            _keep(asking, asked)
+
         try:
-            await asking.llm.close()
-        except Exception as error:
-            logger.warning("closing %s failed: %s", asking.llm.called(), error)
+            await for_each(jobs, do, collector.n_workers, collector.worker_ended)
+        finally:
+            await _close(asking.llm)
+
+
+def _keep(asking: Asking, asked: Asked[Any]) -> None:
+    """Keep an answer in the response cache, after its line, so that a cached one is never of this run's own."""
+    if asked.kept and asking.cache:
+        asking.cache.put(*asked.kept)
+
+
+async def _close(llm: LLM) -> None:
+    try:
+        await llm.close()
+    except Exception as error:
+        logger.warning("closing %s failed: %s", llm.called(), error)
 
 
 async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Awaitable[Reply]]) -> Asked[E]:

@@ -97,6 +97,8 @@ class Tally:
 def _was_read(line: Exchange) -> bool:
     """Return whether the server charges for a line: it replied, and no filter refused the prompt unread."""
     is_unread = line.status == "filtered" and not line.raw and not line.latency_s
+    if line.batch:  # whose seconds are not known: a filter that refuses a prompt says why
+        is_unread = is_unread and line.finish_reason == "content_filter" and line.error is not None
     return (line.finish_reason is not None or line.is_answered) and not is_unread
 
 

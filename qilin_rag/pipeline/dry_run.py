@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.run import RunConfig, check_batch
 from qilin_rag.core.downloads import NotHereError, no_downloads
 from qilin_rag.core.types import Cost, LeftOut, Question
 from qilin_rag.data import NoteStore
@@ -38,6 +38,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     steps = []
     config = shared.joined(config)
     check_reader(config)
+    check_batch(config)
     try:
         check_names(config.metrics.values())
     except NotHereError as error:

@@ -107,7 +107,7 @@ def write_queries(
 def _ask(work: QueryWork, questions: Sequence[Question], n_known: int, shared: Shared, llm: LLM, fresh: bool) -> None:
     config, writing_stage = work.config, work.stage
     cache = ResponseCache(cache_dir() / "responses.sqlite", fresh) if config.cache else None
-    asking = Asking(llm, config.concurrency, cache)
+    asking = Asking(llm, config.concurrency, cache, config.batch)
 
     async def ask(question: Question) -> Asked[QueryReply]:
         key = work.key(question)

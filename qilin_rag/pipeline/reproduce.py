@@ -122,11 +122,13 @@ def _configured(
     path: Path, manifest: Manifest, overrides: Sequence[str], base_url: str | None, serve: bool, allow_code: bool
 ) -> RunSpec:
     """Return the recorded configuration with the caller's changes, and no address, key or code without permission."""
+    is_same_server = base_url is None and serve <= bool(manifest.config.get("serve"))
+    batch = is_same_server and bool(manifest.config.get("batch"))  # another server may have no batches
     serve = serve or bool(manifest.config.get("serve"))
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
     recorded = _without_gone(manifest.config)
-    config = recorded_spec(recorded, overrides, base_url, serve=serve)
+    config = recorded_spec(recorded, overrides, base_url, serve=serve, batch=batch)
     return trusted(path, config, named_settings(overrides, base_url), allow_code)
 
 

@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from typing_extensions import TypedDict
 
 from qilin_rag.config.spec import RunSpec
-from qilin_rag.core.directories import is_locked, locked
+from qilin_rag.core.directories import BATCHES, is_locked, locked
 from qilin_rag.core.errors import UsageError, explain
 from qilin_rag.core.file_hashes import file_sha256
 from qilin_rag.core.files import (
@@ -398,7 +398,10 @@ class RunDirectory:
                 file.close()
 
     def set_aside_samples(self) -> Path | None:
-        """Rename the files of samples, repeats and queries for a fresh start, so that paid answers stay on disk."""
+        """Rename the files of samples, repeats and queries, and the batches, for a fresh start.
+
+        Paid answers stay on disk.
+        """
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         kept = None
         for path in (self.path / QUERIES, self.path / REPEATS, self.path / SAMPLES):
@@ -406,6 +409,10 @@ class RunDirectory:
                 kept = path.with_name(f"{path.stem}-until-{now}.jsonl")
                 with writing(path):
                     path.rename(kept)
+        batches = self.path / BATCHES
+        if batches.is_dir():
+            with writing(batches):
+                batches.rename(batches.with_name(f"{BATCHES}-until-{now}"))
         return kept
 
     def _write(self, name: str, text: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.config.run import LLMConfig, RunConfig
+from qilin_rag.config.run import LLMConfig, RunConfig, check_batch
 from qilin_rag.core.cache import cache_dir, limit_bytes
 from qilin_rag.core.environment import now
 from qilin_rag.core.errors import QilinError, UsageError
@@ -92,7 +92,8 @@ class Work(NamedTuple):
     """The work that is left: the questions to ask, with their notes, and the number of repetitions.
 
     `reranked` is what the second stage has asked a server or an LLM for, in all sessions of the run. `early` are the
-    scores that are made while questions are asked; None in a sweep, which keeps no scores of many runs.
+    scores that are made while questions are asked; None in a sweep, which keeps no scores of many runs. `is_begun`:
+    `ask` has begun it, and submitted its batches.
     """
 
     prepared: Prepared
@@ -102,6 +103,7 @@ class Work(NamedTuple):
     clock: Clock
     reranked: RerankUse | None = None
     early: EarlyScores | None = None
+    is_begun: bool = False
 
     @property
     def is_asking(self) -> bool:
@@ -136,6 +138,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     limit_bytes()
     config = shared.joined(config)
     check_reader(config)
+    check_batch(config)
     metrics = tuple(config.metrics.items())
     shared.once(("metrics", metrics), lambda: check_names(config.metrics.values()))
     for scorer in config.metrics.values():
@@ -173,17 +176,19 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     )
 
 
-def find_work(prepared: Prepared, is_alone: bool = False) -> Work:
+def find_work(prepared: Prepared, is_alone: bool = False, is_begun: bool = False) -> Work:
     """Read what is done, and retrieve for the questions that are left; call it with the directory locked.
 
     With a query stage, whose LLM may have no server yet, the search of its texts follows in `ask`. If the run is alone,
-    so that no other needs its rankings, the most may be retrieved in `ask`, too.
+    so that no other needs its rankings, the most may be retrieved in `ask`, too. A run that `ask` has begun is not
+    `fresh` any more.
     """
     config, directory, clock = prepared.config, prepared.directory, Clock()
     earlier = earlier_manifest(directory, prepared.identity)
-    finished = {} if config.fresh else directory.read_finished()
+    is_fresh = config.fresh and not is_begun
+    finished = {} if is_fresh else directory.read_finished()
     pending = pending_questions(prepared.questions, finished)
-    repeats = {} if config.fresh else _repeats_left(prepared, finished)
+    repeats = {} if is_fresh else _repeats_left(prepared, finished)
     n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
     if prepared.unreachable and (pending or n_repeats_left):
         raise prepared.unreachable
@@ -194,6 +199,12 @@ def find_work(prepared: Prepared, is_alone: bool = False) -> Work:
     early = EarlyScores(prepared.scorers, pending, clock) if is_alone else None
     work = Work(prepared, earlier, jobs, n_repeats_left, clock, reranked, early)
     return _with_rerank_use(work) if pending and prepared.queries is None else work
+
+
+def rest_of(work: Work) -> Work:
+    """Return what is left of a run that `ask` has begun in this session; call it with the directory locked."""
+    again = find_work(work.prepared, is_begun=True)
+    return work._replace(jobs=again.jobs, n_repeats_left=again.n_repeats_left, is_begun=True)
 
 
 def _retrieve(
@@ -237,13 +248,17 @@ def _keep_rerank_use(prepared: Prepared, earlier: Manifest | None, clock: Clock)
     prepared.directory.write_manifest(manifest.model_copy(update={"rerank": use}))
 
 
-def ask(work: Work, llm: LLM, label: str = "") -> Answered:
+def ask(work: Work, llm: LLM, label: str = "", waits: bool = True) -> Answered:
     """Ask the questions that are left; call it with the directory locked.
 
     Args:
         work: As `find_work` returns it.
         llm: The LLM of the run, or the same LLM at a server that was started for it.
         label: Text before the name of the stage in progress bars.
+        waits: Whether to wait for batches.
+
+    Raises:
+        SubmittedError: if batches were submitted that are not waited for.
     """
     prepared, earlier, clock = work.prepared, work.earlier, work.clock
     config, directory = prepared.config, prepared.directory
@@ -260,7 +275,7 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
         manifest = manifest.model_copy(update={"times": begun, "rerank": work.reranked})
         if work.is_asking or is_other_set:
             directory.write_manifest(manifest)  # incomplete, until all is scored
-            if config.fresh and (aside := directory.set_aside_samples()):
+            if config.fresh and not work.is_begun and (aside := directory.set_aside_samples()):
                 logger.info("the earlier samples are kept in %s", aside)
             directory.write_questions(prepared.questions)
         if len(work.jobs) and prepared.queries is not None:
@@ -273,7 +288,7 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
                 directory.write_manifest(manifest)
         if work.is_asking:
             with clock.stage("generation"):
-                _answer(work, llm, label)
+                _answer(work, llm, label, waits)
     return Answered(work, manifest, times if is_done else None)  # scoring again takes no time
 
 
@@ -297,7 +312,7 @@ def finish(answered: Answered) -> Run:
     return Run(directory, manifest, summary)
 
 
-def _answer(work: Work, llm: LLM, label: str) -> None:
+def _answer(work: Work, llm: LLM, label: str, waits: bool) -> None:
     prepared = work.prepared
     config, directory, notes, images = prepared.config, prepared.directory, prepared.dataset.notes, prepared.images
     if len(work.jobs):
@@ -309,11 +324,13 @@ def _answer(work: Work, llm: LLM, label: str) -> None:
         asks_again = config.fresh or config.repeat > 1
         cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
         with stage(f"{label}answering", len(prepared.questions), n_done) as advance:
-            asking, use = Asking(llm, config.concurrency, cache), work.early.add if work.early else None
+            asking = Asking(llm, config.concurrency, cache, config.batch, waits)
+            use = work.early.add if work.early else None
             answer(asking, config, notes, work.jobs, directory, advance, SAMPLES, images, use)
     if config.repeat > 1 and (jobs := _repeated_jobs(prepared)):
         with stage(f"{label}repeating", len(jobs)) as advance:
-            answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS, images)
+            asking = Asking(llm, config.concurrency, batch=config.batch, waits=waits)
+            answer(asking, config, notes, jobs, directory, advance, REPEATS, images)
 
 
 def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> Jobs:
@@ -375,6 +392,7 @@ def _open_queries(
     queries = QueryWork.of(config, shared, directory)
     if queries is None:
         return None, None
+    check_batch(queries.config)
     chosen = ("server", queries.config.llm, queries.config.llm_label, queries.config.serve, config.llm_label)
     found_by = queries.config.model_copy(update={"llm_label": config.llm_label}) if not queries.config.serve else config
     _, unreachable = shared.once(chosen, lambda: _ask_server(found_by))

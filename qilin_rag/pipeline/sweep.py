@@ -6,7 +6,7 @@ import itertools
 import logging
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.shared import Shared
-from qilin_rag.pipeline.stages import Answered, Prepared, Work, ask, find_work, finish, prepare
+from qilin_rag.pipeline.stages import Answered, Prepared, Work, ask, find_work, finish, prepare, rest_of
 from qilin_rag.retrievers.mixed import Mixed
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,9 @@ def read_sweep(
             continue
         # An LLM that names no engine is somebody else's server, whatever is asked of the others.
         can_serve = bool(getattr(config.llm, "engine", None))
-        configs.append(config if can_serve else config.model_copy(update={"serve": False}))
+        config = config if can_serve else config.model_copy(update={"serve": False})
+        # A reader that costs nothing has nothing to save.
+        configs.append(config if config.llm.takes_tokens else config.model_copy(update={"batch": False}))
     return configs
 
 
@@ -270,9 +272,8 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
                 asked[work.prepared.directory.path] = _ask(work, llm, advance)
         try:
             with server as served:
-                for work in ready:
-                    if work.is_asking:
-                        asked[work.prepared.directory.path] = _ask(work, served, advance)
+                for work in [_submit(work, served) for work in ready if work.is_asking]:
+                    asked[work.prepared.directory.path] = _ask(work, served, advance)
         except QilinError as error:  # no server, or nobody answers any more: what is left for this LLM has to wait
             gone = error
             for _ in range(len(ready) - len(asked)):
@@ -285,10 +286,22 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
                 done.failures.append(Failure.of(work.prepared, answered))
 
 
+def _submit(work: Work, llm: LLM) -> Work:
+    """Submit the batches of a run, if it asks by batch, so that the service has those of all runs at a time.
+
+    What stops it is raised when the run is asked. The batches of a query stage and of its run come one after another.
+    """
+    if not work.prepared.config.batch or work.prepared.queries is not None:
+        return work
+    with suppress(QilinError):
+        ask(work, llm, f"{work.prepared.label}: ", waits=False)
+    return work._replace(is_begun=True)
+
+
 def _ask(work: Work, llm: LLM, advance: Advance) -> Answered | QilinError:
     """Ask the questions of a run; return the error if it affects only this run."""
     try:
-        answered = ask(work, llm, f"{work.prepared.label}: ")
+        answered = ask(rest_of(work) if work.is_begun else work, llm, f"{work.prepared.label}: ")
     except FatalLLMError:
         raise
     except QilinError as error:

@@ -76,7 +76,7 @@ def expected(made: Claimed) -> dict[str, Any]:
 def test_answers_get_exactly_their_figures(tmp_path: Path, judge: FakeServer, cli: Cli, batch: int) -> None:
     made = construct_claims(tmp_path / "twenty", n_questions=20)
     run = import_run(cli, made)
-    said = judged(cli, judge, run, "--batch", batch)
+    said = judged(cli, judge, run, "--per-call", batch)
     assert figures_of(run) == expected(made)
     most = 0
     for qid, facts in made.answers.items():
@@ -99,7 +99,7 @@ def test_answers_get_exactly_their_figures(tmp_path: Path, judge: FakeServer, cl
             in_notes = [number for number, of in enumerate(made.notes[line["qid"]], start=1) if fact in of]
             assert (claim["is_supported"], claim["notes"]) == (fact in made.answers[line["qid"]], in_notes)
     judge.calls.clear()
-    judged(cli, judge, run, "--batch", batch)
+    judged(cli, judge, run, "--per-call", batch)
     assert judge.calls == [] and figures_of(run) == expected(made)
 
 
@@ -118,14 +118,14 @@ def test_calls_and_tokens_are_those_of_the_plan(made: Claimed, judge: FakeServer
     """The plan counts a sentence as a claim, and so does this judge."""
     run = import_run(cli, made)
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    plan = planned(cli, judge, run, "--batch", 3, "--controls")
+    plan = planned(cli, judge, run, "--per-call", 3, "--controls")
     assert judge.calls == [] and sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     assert "counts a sentence as a claim" in plan["steps"][0]
     assert plan["judged_answers"] == 4 * len(made.answers)
-    judged(cli, judge, run, "--batch", 3, "--controls")
+    judged(cli, judge, run, "--per-call", 3, "--controls")
     tokens = sum(estimated_tokens(body["messages"]) for body in judge.calls)
     assert (len(judge.calls), tokens) == (plan["calls"], plan["prompt_tokens"])
-    left = planned(cli, judge, run, "--batch", 3, "--controls")
+    left = planned(cli, judge, run, "--per-call", 3, "--controls")
     assert (left["calls"], left["steps"], left["answered"]) == (0, [], plan["questions"])
 
 
@@ -133,16 +133,16 @@ def test_a_plan_after_the_split_is_about_real_claims(made: Claimed, judge: FakeS
     """A judge that finds two claims in each sentence: once texts are split, the plan knows."""
     run = import_run(cli, made)
     judge.answer = lambda body: _doubled(claim_judge(body)) if _is_split(body) else "不知道"
-    cli("judge", run, *asking(judge), "--json", "--batch", 3)
+    cli("judge", run, *asking(judge), "--json", "--per-call", 3)
     (kept := run / "claim_judgements.jsonl").write_text(
         "".join(line for line in kept.read_text(encoding="utf-8").splitlines(keepends=True) if "## 回答1" in line),
         encoding="utf-8",
     )
     cli("cache", "clear", "responses", "--yes")
-    plan = planned(cli, judge, run, "--batch", 3)
+    plan = planned(cli, judge, run, "--per-call", 3)
     judge.calls.clear()
     judge.answer = claim_judge
-    judged(cli, judge, run, "--batch", 3)
+    judged(cli, judge, run, "--per-call", 3)
     assert (len(judge.calls), plan["steps"]) == (plan["calls"], [])
 
 

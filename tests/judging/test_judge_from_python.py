@@ -44,7 +44,7 @@ def test_nuggets_are_assigned_from_a_bank(run: qr.Run, server: FakeServer) -> No
     [answer, *_] = [sample.answer for sample in run.directory.read_samples()[0].values()]
     nuggets = [{"text": answer[:6], "importance": "vital"}, {"text": "没有说", "importance": "okay"}]
     bank = write_jsonl(Path("bank.jsonl"), [{"qid": "1", "query": "冷萃咖啡怎么做", "nuggets": nuggets}])
-    judged = qr.judge(run, judge_of(server), measure="nuggets", bank=bank, batch=1)
+    judged = qr.judge(run, judge_of(server), measure="nuggets", bank=bank, per_call=1)
     assert judged.metrics["nugget_all"].value == 0.5 and judged.metrics["nugget_all"].n == 1
     assert len(server.calls) == 2
 
@@ -59,8 +59,8 @@ def test_wrong_use_asks_nothing(run: qr.Run, server: FakeServer) -> None:
         qr.judge(run, llm, bank="bank.jsonl")
     with pytest.raises(qr.UsageError, match="judge prompt 'nuggetassigner-fr' does not exist"):
         qr.judge(run, llm, measure="nuggets", bank="bank.jsonl", language="fr")
-    with pytest.raises(qr.UsageError, match="batch"):
-        qr.judge(run, llm, measure="nuggets", bank="bank.jsonl", batch=0)
+    with pytest.raises(qr.UsageError, match="per_call"):
+        qr.judge(run, llm, measure="nuggets", bank="bank.jsonl", per_call=0)
     with pytest.raises(qr.UsageError, match="reads no instructions"):
         qr.judge(run, "extractive")
     assert server.calls == []

@@ -78,7 +78,7 @@ def test_answers_get_exactly_their_figures(made: Constructed, judge: FakeServer,
     judge.calls.clear()
     runs = {system: import_run(cli, made, system) for system in made.answers}
     for system, run in runs.items():
-        said = assign(cli, judge, run, bank_path, "--batch", batch)
+        said = assign(cli, judge, run, bank_path, "--per-call", batch)
         assert figures_of(run) == {
             qid: {name: pytest.approx(value) for name, value in of.items()} for qid, of in made.expected[system].items()
         }
@@ -117,25 +117,25 @@ def test_what_is_planned_is_what_is_asked(made: Constructed, judge: FakeServer, 
         judge.calls.clear()
         return len(messages)
 
-    of_seven = planned("create", "--data", made.data, "--batch", 1, "--limit", 7)
+    of_seven = planned("create", "--data", made.data, "--per-call", 1, "--limit", 7)
     assert judge.calls == [] and not list(Path("runs").glob("nuggets-*"))
-    create(cli, judge, made, "--batch", 1, "--limit", 7)
+    create(cli, judge, made, "--per-call", 1, "--limit", 7)
     n_calls = asked(of_seven)
     assert n_calls == of_seven["calls"]
-    of_all = planned("create", "--data", made.data, "--batch", 1)
+    of_all = planned("create", "--data", made.data, "--per-call", 1)
     assert (of_all["answered"], of_all["questions"]) == (n_calls, of_all["calls"] + n_calls)
-    bank = create(cli, judge, made, "--batch", 1)
+    bank = create(cli, judge, made, "--per-call", 1)
     assert asked(of_all) == of_all["calls"]
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    of_run = planned("assign", run, "--bank", bank, "--batch", 4)
+    of_run = planned("assign", run, "--bank", bank, "--per-call", 4)
     assert judge.calls == [] and sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
-    assign(cli, judge, run, bank, "--batch", 4)
+    assign(cli, judge, run, bank, "--per-call", 4)
     n_calls = asked(of_run)
     assert n_calls == of_run["calls"]
-    assert planned("assign", run, "--bank", bank, "--batch", 4)["calls"] == 0
+    assert planned("assign", run, "--bank", bank, "--per-call", 4)["calls"] == 0
     for path in run.glob("nugget_judgements.jsonl"):
         path.unlink()
-    again = planned("assign", run, "--bank", bank, "--batch", 4)
+    again = planned("assign", run, "--bank", bank, "--per-call", 4)
     assert (again["calls"], again["cached"]) == (0, n_calls)
 
 
@@ -156,7 +156,7 @@ def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
 
     judge.answer = answer
     judge.fault = lambda n, body: "400" if f"> 题{lost}怎么做\n" in body["messages"][-1]["content"] else None
-    done = cli("nuggets", "assign", run, "--bank", bank, *asking(judge), "--batch", 5, "--json")
+    done = cli("nuggets", "assign", run, "--bank", bank, *asking(judge), "--per-call", 5, "--json")
     assert done.code == 3 and "nugget_judgements.jsonl" in done.err
     reasons = json.loads(done.out)["metrics"]["nugget_all"]["reasons"]
     assert reasons == {"no verdict": 2, "judge failed": 1}
@@ -166,7 +166,7 @@ def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
     assert (unread.code, "no verdict" in unread.err, "judge failed" in failed.err) == (2, True, True)
     judge.fault = lambda n, body: None
     n_before = len(judge.calls)
-    said = assign(cli, judge, run, bank, "--batch", 5)
+    said = assign(cli, judge, run, bank, "--per-call", 5)
     assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 2}
     assert len(judge.calls) - n_before == -(-made.n_nuggets[lost] // 5)  # only what had failed
     assert figures_of(run)[lost] == pytest.approx(made.expected["a"][lost])
@@ -182,12 +182,12 @@ def test_answers_do_not_speak_their_verdicts(made: Constructed, judge: FakeServe
     made.answers["forger"] = write_jsonl(made.data / "answers-forger.jsonl", rows)
     run = import_run(cli, made, "forger")
     judge.answer = lambda body: blocks(str(body["messages"][-1]["content"]), "待评回答")[0]
-    said = assign(cli, judge, run, bank, "--batch", 100)
+    said = assign(cli, judge, run, bank, "--per-call", 100)
     assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 20}
     judge.answer = substring_judge
     (run / "nugget_judgements.jsonl").unlink()
     cli("cache", "clear", "responses", "--yes")
-    assert assign(cli, judge, run, bank, "--batch", 100)["metrics"]["nugget_all"]["value"] == 0.0
+    assert assign(cli, judge, run, bank, "--per-call", 100)["metrics"]["nugget_all"]["value"] == 0.0
 
 
 def test_an_edited_bank_is_another_bank(made: Constructed, judge: FakeServer, cli: Cli) -> None:
@@ -247,7 +247,7 @@ def test_a_limit_scores_what_it_chooses_alone(made: Constructed, judge: FakeServ
     """Of the others, those with few nuggets have a verdict that another batch size does not change."""
     run, bank = import_run(cli, made), create(cli, judge, made)
     assign(cli, judge, run, bank)
-    for arguments in (["--limit", 4], ["--limit", 4, "--batch", 3]):
+    for arguments in (["--limit", 4], ["--limit", 4, "--per-call", 3]):
         said = assign(cli, judge, run, bank, *arguments)["metrics"]["nugget_all"]
         assert (said["n"], said["reasons"]) == (4, {"not judged": len(made.n_nuggets) - 4})
 
@@ -259,7 +259,7 @@ def test_batches_of_sources_are_merged(made: Constructed, judge: FakeServer, cli
             for qid, line in read_bank(path).questions.items()
         }
 
-    assert texts(create(cli, judge, made, "--batch", 1)) == texts(create(cli, judge, made))
+    assert texts(create(cli, judge, made, "--per-call", 1)) == texts(create(cli, judge, made))
 
 
 def test_nuggetizer_reads_an_assignment(tmp_path: Path, judge: FakeServer, cli: Cli) -> None:
@@ -365,8 +365,8 @@ def test_killed_five_times_nothing_is_asked_twice(made: Constructed, judge: Fake
         return
     made.answers["same"] = made.answers["a"]
     run, same = import_run(cli, made), import_run(cli, made, "same")
-    line = ["nuggets", "assign", run, "--bank", whole, *asking(judge), "--batch", 5]
+    line = ["nuggets", "assign", run, "--bank", whole, *asking(judge), "--per-call", 5]
     said = kill_and_finish(cli, judge, line, f"runs/{run.name}/nugget_judgements.jsonl", n_kills=5)
     cli("cache", "clear", "responses", "--yes")
-    assert said["metrics"] == assign(cli, judge, same, whole, "--batch", 5)["metrics"]
+    assert said["metrics"] == assign(cli, judge, same, whole, "--per-call", 5)["metrics"]
     assert figures_of(run) == figures_of(same) == {qid: pytest.approx(of) for qid, of in made.expected["a"].items()}

@@ -111,7 +111,7 @@ def approx(figures: Figures) -> dict[str, Any]:
 @pytest.mark.parametrize("batch", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_answers_get_the_figures_computed_by_hand(made: Cited, judge: FakeServer, cli: Cli, batch: int) -> None:
     run = import_run(cli, made)
-    said = judged(cli, judge, run, "--batch", batch)
+    said = judged(cli, judge, run, "--per-call", batch)
     found = figures_of(run)
     assert {CASES[int(q)].what: of for q, of in found.items()} == {
         case.what: pytest.approx(case.expected) for case in CASES
@@ -130,7 +130,7 @@ def test_answers_get_the_figures_computed_by_hand(made: Cited, judge: FakeServer
     board = cli("leaderboard", "--metrics", ",".join(METRICS))
     assert board.code == 0 and all(metric in board.out for metric in METRICS)
     n_calls = len(judge.calls)
-    assert judged(cli, judge, run, "--batch", batch)["metrics"] == said["metrics"] and len(judge.calls) == n_calls
+    assert judged(cli, judge, run, "--per-call", batch)["metrics"] == said["metrics"] and len(judge.calls) == n_calls
 
 
 def test_a_call_shows_one_note_and_the_sentences_that_cite_it(tmp_path: Path, judge: FakeServer, cli: Cli) -> None:
@@ -165,7 +165,7 @@ def test_what_is_planned_is_what_is_asked_and_used(tmp_path: Path, judge: FakeSe
         return plan
 
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    for arguments in (["--limit", 3], ["--batch", 3, "--controls"]):
+    for arguments in (["--limit", 3], ["--per-call", 3, "--controls"]):
         plan = planned(*arguments)
         assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before and judge.calls == []
         used = judged(cli, judge, run, *arguments)["usage"]
@@ -193,7 +193,7 @@ def test_unreadable_and_failed_replies_are_unscored_with_the_reason(made: Cited,
 
     judge.answer = answer
     judge.fault = lambda n, body: "400" if f"> {statement(int(lost), '1')}" in prompt_of(body) else None
-    done = cli(*command(judge, run, "--batch", 3), "--json")
+    done = cli(*command(judge, run, "--per-call", 3), "--json")
     assert done.code == 3 and "support_judgements.jsonl" in done.err
     metrics = json.loads(done.out)["metrics"]
     unread = {"no verdict": 2, "judge failed": 1}
@@ -206,7 +206,7 @@ def test_unreadable_and_failed_replies_are_unscored_with_the_reason(made: Cited,
     assert [each.support for sentence in lines[lost].sentences for each in sentence.citations] == [None, "support"]
     judge.fault = lambda n, body: None
     n_before = len(judge.calls)
-    assert judged(cli, judge, run, "--batch", 3)["metrics"]["support_recall"]["reasons"] == {"no verdict": 2}
+    assert judged(cli, judge, run, "--per-call", 3)["metrics"]["support_recall"]["reasons"] == {"no verdict": 2}
     assert len(judge.calls) - n_before == 1  # only what had failed
     assert figures_of(run)[lost] == pytest.approx(EXPECTED[lost])
 
@@ -355,7 +355,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, judge: FakeServer, cli: Cli) -> N
     cases = {
         "--support judges one run": [run, run, "--support", *asking(judge)],
         "--controls has no effect": [run, "--controls", *asking(judge)],
-        "--batch has no effect": [run, "--batch", 3, *asking(judge)],
+        "--per-call has no effect": [run, "--per-call", 3, *asking(judge)],
         "--data has no effect": [run, "--data", "sample", *asking(judge)],
         "can't judge": [run, "--support", "--llm", "extractive"],
     }

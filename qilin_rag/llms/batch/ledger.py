@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
+from qilin_rag.core.directories import BATCHES as BATCHES
 from qilin_rag.core.environment import now
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import (
@@ -38,24 +39,30 @@ from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.types import Frozen
 
 logger = logging.getLogger(__name__)
-BATCHES = "batches"
 REQUESTS, RECORD, USED = "requests.jsonl", "record.json", "used.jsonl"
 
 
 class BatchRecord(Frozen):
-    """What is known of a batch.
+    """A batch, as far as it is known: record.json of a folder in `batches`.
 
     Attributes:
+        schema_version: The version of this file.
         state: `written`: the requests are on disk, and the batch has no id yet; `submitted`: it has one; `fetched`: its
             replies are on disk; `closed`: all that can come of it was used.
-        service: The name of the service, `base_url` its address, and `model` that of the LLM.
+        service: The name of the service.
+        base_url: Its address.
+        model: The model that is asked.
         tag: A random text in the batch's metadata, by which it is found again.
         file_name: The file of the run that gets the replies.
         requests: The number of requests.
         requests_sha256: The hash of the file of requests.
+        created: The time when it was written.
         file_id: The service's id of the uploaded file.
         batch_id: The service's id of the batch.
         said: The service's last word about it, such as `in_progress`.
+        ended: How it ended; None if it has not, as far as is known.
+        done: The number of requests that were answered.
+        failed: The number of requests that were refused.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -71,6 +78,7 @@ class BatchRecord(Frozen):
     file_id: str | None = None
     batch_id: str | None = None
     said: str = ""
+    ended: Literal["completed", "expired", "cancelled", "failed"] | None = None
     done: NonNegativeInt = 0
     failed: NonNegativeInt = 0
 

@@ -11,12 +11,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from qilin_rag.core.errors import QilinError
+
 OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
-PATH = "/chat/completions"
-TAG_NAME = "qilin_rag"
-"""The key of a batch's metadata under which its tag is stored."""
 _UNFINISHED = ("batch_expired", "batch_cancelled")
 
 
@@ -46,7 +46,7 @@ class BatchState(NamedTuple):
     said: str
     n_done: int = 0
     n_failed: int = 0
-    outputs: Mapping[str, str] = {}
+    outputs: Mapping[str, str] = MappingProxyType({})
     reason: str = ""
     is_over_quota: bool = False
 
@@ -69,8 +69,16 @@ class TooLargeError(Exception):
     """The service refuses a file of this size; a smaller one may be accepted."""
 
 
+class SubmittedError(QilinError):
+    """All that can be done without waiting is done: the batches are at the service."""
+
+
 class OverQuotaError(Exception):
     """The service has too many requests or tokens enqueued; the same batch may be accepted later."""
+
+
+class NoBatchError(Exception):
+    """The service knows no batch of this id; right after its creation this may pass."""
 
 
 class UnsureError(Exception):
@@ -86,10 +94,12 @@ class BatchService(ABC):
     Attributes:
         name: The name of the service, which a record keeps: a batch is never looked up at another one.
         limits: What one batch can hold.
+        url: The path that each line of a request names.
     """
 
     name: ClassVar[str]
-    limits: BatchLimits = BatchLimits()
+    limits: ClassVar[BatchLimits] = BatchLimits()
+    url: ClassVar[str] = "/v1/chat/completions"
 
     def write_line(self, custom_id: str, body: Mapping[str, Any]) -> str:
         """Return the line of a request, without a line break.
@@ -98,7 +108,7 @@ class BatchService(ABC):
             custom_id: The id of the request, of letters, digits and `-`, at most 64 characters.
             body: The body as it is sent to `/chat/completions`, without the fields of streaming.
         """
-        request = {"custom_id": custom_id, "method": "POST", "url": f"/v1{PATH}", "body": body}
+        request = {"custom_id": custom_id, "method": "POST", "url": self.url, "body": body}
         return json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
     @abstractmethod
@@ -133,7 +143,11 @@ class BatchService(ABC):
 
     @abstractmethod
     async def state(self, batch_id: str) -> BatchState:
-        """Return the state of a batch."""
+        """Return the state of a batch.
+
+        Raises:
+            NoBatchError: if the service does not know it.
+        """
 
     @abstractmethod
     async def download(self, state: BatchState, folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""Choose the service of batches by the address of an LLM."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.llms.base import LLM
+from qilin_rag.llms.batch.collector import Collector
+from qilin_rag.llms.batch.openai_service import OpenAIBatches
+from qilin_rag.llms.batch.service import BatchService
+from qilin_rag.llms.endpoint import Endpoint
+from qilin_rag.llms.openai_compatible import OpenAICompatible
+
+SERVICES: dict[str, Callable[[Endpoint], BatchService]] = {}
+"""The services in another form than OpenAI's, by the host of the address, or the end of it after a point."""
+
+
+def service_of(endpoint: Endpoint) -> BatchService:
+    """Return the service of batches at an LLM's address; an address that is not known has OpenAI's form."""
+    host = urlsplit(endpoint.base_url).hostname or ""
+    for known, service in SERVICES.items():
+        if host == known or host.endswith(f".{known}"):
+            return service(endpoint)
+    return OpenAIBatches(endpoint)
+
+
+@asynccontextmanager
+async def collecting(llm: LLM, path: Path, n_jobs: int, waits: bool = True) -> AsyncIterator[Collector]:
+    """Let an LLM send its requests by batch inside this context.
+
+    Args:
+        llm: The LLM.
+        path: The file that gets the replies, in a locked run directory, open for writing.
+        n_jobs: The most jobs that there are.
+        waits: Whether to wait for batches that have not ended; see `Collector`.
+
+    Raises:
+        UsageError: if the LLM takes no batches.
+    """
+    if not isinstance(llm, OpenAICompatible):
+        raise UsageError(f"llm {llm.called()} takes no batches; leave out batch (--batch)")
+    service = service_of(llm.new_endpoint())
+    collector = Collector(service, path, base_url=llm.base_url, model=llm.model, n_jobs=n_jobs, waits=waits)
+    async with collector:
+        with llm.posting_by(collector.post):
+            yield collector
