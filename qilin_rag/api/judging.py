@@ -111,6 +111,8 @@ def judge(
     if measure not in _MEASURES:
         raise unknown_name("measure", measure, _MEASURES)
     chosen = _MEASURES[measure]
+    if isinstance(n := settings.get("batch"), int) and not isinstance(n, bool):  # what `per_call` was once called
+        settings = {**settings, "batch": False, "per_call": n}
     own = {name: value for name, value in settings.items() if name in chosen.settings.model_fields}
     asking = {name: value for name, value in settings.items() if name not in own}
     path = run.path if isinstance(run, Run) else find_run(Path(run))

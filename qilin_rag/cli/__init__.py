@@ -38,6 +38,7 @@ from qilin_rag.cli import (
     synth,
     view,
 )
+from qilin_rag.cli.former_options import renamed
 from qilin_rag.cli.help import App
 from qilin_rag.cli.numbers import read_strictly
 from qilin_rag.core.errors import QilinError
@@ -118,7 +119,7 @@ def main() -> None:
         getattr(sys, name).reconfigure(encoding="utf-8", errors="replace")
     signals.install()
     try:
-        read_strictly(get_command(_build(only=next(iter(sys.argv[1:]), None))))()
+        read_strictly(get_command(_build(only=next(iter(sys.argv[1:]), None))))(renamed(sys.argv[1:]))
     except SystemExit as end:
         if not signals.is_interrupt(end):
             raise

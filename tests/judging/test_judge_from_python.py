@@ -44,7 +44,7 @@ def test_nuggets_are_assigned_from_a_bank(run: qr.Run, server: FakeServer) -> No
     [answer, *_] = [sample.answer for sample in run.directory.read_samples()[0].values()]
     nuggets = [{"text": answer[:6], "importance": "vital"}, {"text": "没有说", "importance": "okay"}]
     bank = write_jsonl(Path("bank.jsonl"), [{"qid": "1", "query": "冷萃咖啡怎么做", "nuggets": nuggets}])
-    judged = qr.judge(run, judge_of(server), measure="nuggets", bank=bank, per_call=1)
+    judged = qr.judge(run, judge_of(server), measure="nuggets", bank=bank, batch=1)  # type: ignore[arg-type] # once per_call
     assert judged.metrics["nugget_all"].value == 0.5 and judged.metrics["nugget_all"].n == 1
     assert len(server.calls) == 2
 

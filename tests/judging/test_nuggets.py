@@ -166,7 +166,7 @@ def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
     assert (unread.code, "no verdict" in unread.err, "judge failed" in failed.err) == (2, True, True)
     judge.fault = lambda n, body: None
     n_before = len(judge.calls)
-    said = assign(cli, judge, run, bank, "--per-call", 5)
+    said = assign(cli, judge, run, bank, "--batch", 5)  # the former name of --per-call
     assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 2}
     assert len(judge.calls) - n_before == -(-made.n_nuggets[lost] // 5)  # only what had failed
     assert figures_of(run)[lost] == pytest.approx(made.expected["a"][lost])
