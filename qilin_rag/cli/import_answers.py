@@ -19,7 +19,7 @@ def import_answers(
         typer.Argument(
             metavar="FILE",
             help="JSONL, JSON, CSV or TSV with question_id or query, answer and, if known, note_ids and citations; "
-            "answers in a format of the TREC RAG track; or samples of Every Eval Ever.",
+            "answers in a format of the TREC RAG track; samples of Every Eval Ever or lm-eval; or a log of inspect_ai.",
             show_default=False,
         ),
     ],

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,12 +185,16 @@ def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Rema
     by_id |= {question.id: question for question in questions}
     found: dict[str, AnswerRow] = {}
     of_query: dict[str, list[AnswerRow]] = defaultdict(list)
+    asked = {query_key(question.query) for question in questions}
     n_known, unlike = 0, []
     for row in rows.rows:
         if row.question_id is None:
             of_query[query_key(row.query or "")].append(row)
             continue
         question = by_id.get(row.question_id) or by_id.get(_bare(row.question_id))
+        if row.call and _is_of_another(row, question, asked):
+            of_query[query_key(row.query or "")].append(row)
+            continue
         if question is None:
             remarks.add("answers to questions that the data does not have", _named(row))
             continue
@@ -211,6 +216,12 @@ def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Rema
             f"{_named(unlike[0])}; name the data of these answers, or leave the queries out"
         )
     return found
+
+
+def _is_of_another(row: AnswerRow, question: Question | None, asked: Collection[str]) -> bool:
+    """Return whether the id is that of a tool: it names no question, or one with another query than the data has."""
+    key = query_key(row.query or "")
+    return key in asked and (question is None or query_key(question.query) != key)
 
 
 def _match_queries(
@@ -281,18 +292,29 @@ def _samples(
 
 
 def _of_notes(row: AnswerRow, missing: set[int]) -> dict[str, Any]:
-    """Return the fields of a sample about notes. The scores of hits are unknown: n notes score n, n - 1, ..., 1."""
+    """Return the fields of a sample about notes. If the scores of hits are unknown, n notes score n, n - 1, ..., 1."""
     if row.notes is None:
         return {"prompt_notes": row.numbered}
     distinct = list(dict.fromkeys(row.notes))
     there = [note for note in distinct if note not in missing]
-    hits = [Hit(note_idx=note, score=float(len(there) - place), rank=place + 1) for place, note in enumerate(there)]
+    scores = _known_scores(row)
+    hits = [
+        Hit(note_idx=note, score=scores.get(note, float(len(there) - place)), rank=place + 1)
+        for place, note in enumerate(there)
+    ]
     return {
         "hits": hits,
         "notes_given": len(hits),
         "notes_missing": len(distinct) - len(there),
         "prompt_notes": row.numbered,
     }
+
+
+def _known_scores(row: AnswerRow) -> dict[int, float]:
+    """Return the score of each note, if the file has them and they fall with the ranks."""
+    notes, scores = row.notes or [], (row.call and row.call.note_scores) or []
+    falls = all(high >= low for high, low in pairwise(scores))
+    return dict(zip(notes, scores, strict=True)) if len(set(notes)) == len(scores) == len(notes) and falls else {}
 
 
 def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) -> Manifest:

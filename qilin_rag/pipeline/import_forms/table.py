@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import FiniteFloat
+
 from qilin_rag.core.text import has_words
 from qilin_rag.core.types import NO_TOKENS, Figure, Frozen, Mark, Message, Status, Usage
 
 _HERE = "qilin_rag.pipeline.import_forms"
 FORMS: dict[str, str] = {
     "Every Eval Ever": f"{_HERE}.every_eval_ever",
+    "logs of inspect_ai": f"{_HERE}.inspect_log",
+    "samples of lm-eval": f"{_HERE}.lm_eval",
 }
 """The module of each form, by what it is called in messages. The first that recognises a file reads it."""
 CALL = object()
@@ -33,6 +37,7 @@ class KnownCall(Frozen):
     Attributes:
         raw: The text as the server sent it, thinking included.
         prompt_notes: The notes in the prompt, in its order, to which the numbers in the answer refer.
+        note_scores: The scores of the notes that were found, in their order.
     """
 
     status: Status | None = None
@@ -40,6 +45,7 @@ class KnownCall(Frozen):
     raw: str | None = None
     messages: list[Message] | None = None
     prompt_notes: list[int] | None = None
+    note_scores: list[FiniteFloat] | None = None
     model: str | None = None
     finish_reason: str | None = None
     marks: list[Mark] | None = None
@@ -48,7 +54,7 @@ class KnownCall(Frozen):
 
     def fields(self, answer: str) -> dict[str, Any]:
         """Return the fields of a sample that are known; a text without words is no answer, whatever the file says."""
-        known = {name: value for name, value in self if value is not None}
+        known = {name: value for name, value in self if value is not None and name != "note_scores"}
         if self.status == "ok" and not has_words(answer) and self.usage != NO_TOKENS:
             del known["status"]
         elif self.status:

@@ -8,7 +8,8 @@ from typing import Any
 
 from qilin_rag.core.text import clean
 
-_LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+_BREAKS = "\x85\u2028\u2029"
+_LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in _BREAKS}
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>）】，。]+", re.IGNORECASE)
 
 
@@ -22,7 +23,8 @@ def as_json(value: Any, indent: int | None = None) -> str:
         ValueError: if a number is not finite.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    return clean(text).translate(_LINE_BREAKS)
+    text = clean(text)
+    return text.translate(_LINE_BREAKS) if any(char in text for char in _BREAKS) else text
 
 
 def without_addresses(text: str) -> str:

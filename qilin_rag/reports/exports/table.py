@@ -33,6 +33,8 @@ FORMATS = {
         "a YAML file for .eval_results/ of a model repository on the Hugging Face hub, with figures only",
         f"{_HERE}.hf_eval_results:HfEvalResults",
     ),
+    "inspect": Format("a log of inspect_ai, for inspect view", f"{_HERE}.inspect_log:InspectLog"),
+    "lm-eval": Format("results and samples of lm-eval, a folder", f"{_HERE}.lm_eval:LmEval"),
 }
 
 
