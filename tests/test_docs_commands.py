@@ -44,7 +44,7 @@ NAMED_BEFORE = re.compile(r"`([\w./-]+\.\w+)`[^\n]*:\n\n$")
 MENTIONED = re.compile(r"`((?:python -m qilin_rag|qilin-rag) [^`]+)`")
 SHELL = {"cat", "cp", "head", "ls", "mkdir", "mv", "rm", "wc"}
 ELSEWHERE = SHELL | {"accelerate", "cd", "curl", "docker", "export", "git", "make", "pip", "python", "ray", "source"}
-ELSEWHERE |= {"ssh", "torchrun"}
+ELSEWHERE |= {"inspect", "ssh", "torchrun"}
 
 
 class Block(NamedTuple):
