@@ -30,8 +30,9 @@ def export(
     """Export runs for other tools.
 
     Examples:
-        qilin-rag export RUN --format trec-rag-2026 --out answers.jsonl
-        qilin-rag export RUN RUN --format every-eval-ever --out eee
+        qilin-rag export runs/RUN --format trec-rag-2026 --out answers.jsonl
+        qilin-rag export runs/RUN --format inspect --out run.eval
+        qilin-rag export runs/RUN_A runs/RUN_B --format every-eval-ever --out eee
     """
     from qilin_rag.reports.exports.table import export_format, export_runs
 
