@@ -1,19 +1,11 @@
-"""A server of our own, for one run or until its user ends it: started, waited for, watched, and stopped.
-
-The server runs below a keeper (keeper.py), which ends it with all its processes however we end.
-"""
+"""A server of our own, for one run or until its user ends it: started, waited for, watched, and stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,14 +16,12 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 
 from qilin_rag.config.presets import preset_file, preset_settings
-from qilin_rag.core.cache import in_use
 from qilin_rag.core.errors import UsageError, naming_file
-from qilin_rag.core.files import open_new
-from qilin_rag.core.text import clean
 from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms.base import LLM, FatalLLMError
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine, build_engine
+from qilin_rag.llms.serving.process import EngineProcess, check_context
 from qilin_rag.llms.serving.tasks import GENERATE, Task
 
 logger = logging.getLogger(__name__)
@@ -39,14 +29,6 @@ HOST = "127.0.0.1"
 POLL_S = 0.2
 SAY_EVERY_S = 15.0
 REQUEST_TIMEOUT_S = 5.0
-STOP_MARGIN_S = 10.0
-TAIL_BYTES = 1 << 16
-_REASON_LINES = 3
-_LINE_CHARS = 240
-
-
-# A line in which Python, or a command line, reports an error, after vLLM's prefix of every line.
-_ERROR = re.compile(r"(?:^|[\])] )(?=[\w.]*(?:Error|Exception): \S|[\w.]+: error: \S)")
 
 
 class Server:
@@ -73,42 +55,19 @@ class Server:
         task: Task = GENERATE,
     ) -> None:
         """Set the server without starting it."""
-        if os.name != "posix":
-            raise UsageError(
-                "servers can be started on Linux and macOS only; start one elsewhere and set base_url (--base-url)"
-            )
-        if context_length and engine.max_model_len and engine.max_model_len < context_length:
-            raise UsageError(
-                f"llm.context_length ({context_length}) is more than the server's llm.engine.max_model_len "
-                f"({engine.max_model_len}); set both: --set llm.context_length={engine.max_model_len}"
-            )
+        self._process = EngineProcess(engine, log)
+        check_context(engine, context_length)
         self._engine, self._name, self._context_length, self.log = engine, name, context_length, log
         self._follow, self._task = follow, task
         self._wanted_port = engine.port or port
-        self._keeper: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
 
     def __enter__(self) -> Self:
         self._port = _free_port(self._wanted_port)
         command = self._engine.command(self._name, self._context_length, self._port, self._task)
-        keeper = Path(__file__).with_name("keeper.py")
-        logger.info("starting %s, log: %s", self._engine.title, self.log)
         try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open_new(self.log, "wb") as log:
-                in_use(self.log, by=self)
-                self._keeper = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(keeper), str(self._engine.stop_timeout_s), *command],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._engine.variables(),
-                    start_new_session=True,  # Ctrl-C must reach us only
-                )
+            self._process.start(command)
             self._wait_until_ready()
-        except OSError as error:
-            self.stop()
-            raise UsageError(f"the server's log {self.log} can't be written: {error.strerror}") from error
         except BaseException:
             self.stop()
             raise
@@ -125,30 +84,15 @@ class Server:
     @property
     def has_ended(self) -> bool:
         """Return whether the server has ended."""
-        return self._keeper is None or self._keeper.poll() is not None
+        return self._process.has_ended
 
     def ended_error(self, when: str) -> FatalLLMError:
         """Return how the server ended, with the reason from its log."""
-        code = self._keeper.returncode if self._keeper else 0
-        how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
-        hint = " (out of memory?)" if code == 128 + signal.SIGKILL else ""
-        return FatalLLMError(f"{self._engine.title} {how}{hint} {when}: {_reason(self.log)}; its whole log: {self.log}")
+        return self._process.ended_error(when)
 
     def stop(self) -> None:
         """End the server and all its processes; kill those that do not end when asked."""
-        if self._keeper is None:
-            return
-        keeper = self._keeper
-        if keeper.poll() is None:
-            keeper.send_signal(signal.SIGTERM)
-        if keeper.stdin:
-            keeper.stdin.close()
-        try:
-            keeper.wait(self._engine.stop_timeout_s + STOP_MARGIN_S)
-        except subprocess.TimeoutExpired:
-            keeper.kill()
-            logger.warning("the processes below %d of %s did not end", keeper.pid, self._engine.title)
-        self._keeper = None
+        self._process.stop()
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records: engine, version, settings, named environment variables."""
@@ -173,11 +117,11 @@ class Server:
             if now - started > self._engine.start_timeout_s:
                 raise FatalLLMError(
                     f"{self._engine.title} was not ready after {self._engine.start_timeout_s:g} s "
-                    f"(llm.engine.start_timeout_s); its log, {self.log}, ends with: {_reason(self.log)}"
+                    f"(llm.engine.start_timeout_s); its log, {self.log}, ends with: {self._process.reason()}"
                 )
             if now - reported >= SAY_EVERY_S:
                 reported = now
-                logger.info("%s is starting, %.0f s: %s", self._engine.title, now - started, _last_line(self.log))
+                logger.info("%s is starting, %.0f s: %s", self._engine.title, now - started, self._process.last_line())
             self._follow()
             time.sleep(POLL_S)
         self.start_s = time.monotonic() - started
@@ -295,36 +239,3 @@ def _get(url: str) -> dict[str, Any] | None:
 def _models(port: int) -> list[dict[str, Any]]:
     listed = (_get(f"http://{HOST}:{port}/v1/models") or {}).get("data")
     return [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
-
-
-def log_lines(log: Path) -> list[str]:
-    """Return the last lines of a log that are not empty, as plain text."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    plain = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", clean(text)).replace("\r", "\n")
-    return [line.strip() for line in plain.split("\n") if line.strip()]
-
-
-def _last_line(log: Path) -> str:
-    lines = log_lines(log)
-    return lines[-1][-_LINE_CHARS:] if lines else "(nothing in its log yet)"
-
-
-def _reason(log: Path) -> str:
-    """Return the first error at the end of the log, from which others follow, with its next lines.
-
-    Without an error, return the last lines.
-    """
-    lines = log_lines(log)
-    for number, line in enumerate(lines):
-        if match := _ERROR.search(line):
-            told = [line[match.end() :], *lines[number + 1 : number + _REASON_LINES]]
-            break
-    else:
-        told = lines[-_REASON_LINES:]
-    return " | ".join(line[:_LINE_CHARS] for line in told) or "its log is empty"
