@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from qilin_rag.config.batch_hosts import check_batch_host
 from qilin_rag.config.presets import preset_file, preset_settings
 from qilin_rag.config.query_llm import build_query_llm, query_llm_of
 from qilin_rag.config.spec import RERANK_DEPTH, RERANK_WEIGHT, TOP_K, AskSettings, PlainSettings, RunSpec, resolve_spec
@@ -215,6 +216,7 @@ def check_batch(config: LLMConfig) -> None:
         return
     if config.serve:
         raise UsageError("serve (--serve) starts a server that has no batches; leave out batch (--batch)")
+    check_batch_host(str(getattr(config.llm, "base_url", "")))
     if not config.llm.takes_batches:
         raise UsageError(
             f"llm {config.llm_label} takes no batches; leave out batch (--batch), or name an LLM behind an address"

@@ -152,6 +152,8 @@ class OpenAIBatches(BatchService):
     def _id(self, reply: Any, what: str) -> str:
         found = reply.get("id") if isinstance(reply, dict) else None
         if not isinstance(found, str) or not found:
+            if isinstance(reply, dict) and (refusal := read_refusal(400, {}, reply)).words:
+                self._refuse(refusal, what)  # Zhipu refuses with status 200, too
             raise self.endpoint.unreadable(f"{what}: no id")
         return found
 

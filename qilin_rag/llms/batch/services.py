@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from qilin_rag.config.batch_hosts import check_batch_host, is_host
 from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.base import LLM
 from qilin_rag.llms.batch.collector import Collector
+from qilin_rag.llms.batch.dialects import DIALECTS
 from qilin_rag.llms.batch.openai_service import OpenAIBatches
 from qilin_rag.llms.batch.service import BatchService
 from qilin_rag.llms.endpoint import Endpoint
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 
-SERVICES: dict[str, Callable[[Endpoint], BatchService]] = {}
-"""The services in another form than OpenAI's, by the host of the address, or the end of it after a point."""
-
 
 def service_of(endpoint: Endpoint) -> BatchService:
-    """Return the service of batches at an LLM's address; an address that is not known has OpenAI's form."""
-    host = urlsplit(endpoint.base_url).hostname or ""
-    for known, service in SERVICES.items():
-        if host == known or host.endswith(f".{known}"):
+    """Return the service of batches at an LLM's address; an address that is not known has OpenAI's form.
+
+    Raises:
+        UsageError: if the provider has no batches.
+    """
+    check_batch_host(endpoint.base_url)
+    for known, service in DIALECTS.items():
+        if is_host(endpoint.base_url, known):
             return service(endpoint)
     return OpenAIBatches(endpoint)
 
