@@ -214,9 +214,13 @@ def check_batch(config: LLMConfig) -> None:
     """Raise a UsageError if the LLM is to be asked by batch, and takes none."""
     if not config.batch:
         return
-    if config.serve:
-        raise UsageError("serve (--serve) starts a server that has no batches; leave out batch (--batch)")
-    check_batch_host(str(getattr(config.llm, "base_url", "")))
+    if not config.serve:
+        check_batch_host(str(getattr(config.llm, "base_url", "")))
+    engine = (getattr(config.llm, "engine", None) or {}).get("name", "vllm")
+    if config.serve and engine != "vllm":
+        raise UsageError(
+            f"llm.engine {engine} answers no files of requests; leave out batch (--batch), or serve the model with vllm"
+        )
     if not config.llm.takes_batches:
         raise UsageError(
             f"llm {config.llm_label} takes no batches; leave out batch (--batch), or name an LLM behind an address"

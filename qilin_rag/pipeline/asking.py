@@ -118,10 +118,23 @@ def ask_all(
 
 
 @contextmanager
+def started(config: LLMConfig, log: Path) -> Iterator[LLM]:
+    """Yield the LLM that `config` starts here: at a server, or by batch as an engine that answers files of requests."""
+    if config.batch:
+        from qilin_rag.llms.batch.offline import offline
+
+        with offline(config.llm, config.llm_label, log) as llm:
+            yield llm
+    else:
+        with serving(config.llm, config.llm_label, log) as served:
+            yield served
+
+
+@contextmanager
 def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
     """Yield a ready LLM. Starts its server first if it has one of its own, and stops it on exit."""
     cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
-    with serving(config.llm, config.llm_label, log) if config.serve else nullcontext(config.llm) as served:
+    with started(config, log) if config.serve else nullcontext(config.llm) as served:
         with third_party(f"llm {served.called()}"):
             served.check()
         yield Asking(served, config.concurrency, cache, config.batch)

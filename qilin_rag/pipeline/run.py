@@ -12,8 +12,7 @@ from qilin_rag.core.errors import FailedSamplesError
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Summary
-from qilin_rag.llms.serving.server import serving
-from qilin_rag.pipeline.asking import is_too_many, most_frequent_reason
+from qilin_rag.pipeline.asking import is_too_many, most_frequent_reason, started
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.scoring import check_names, foresee, score_directory, scorers_for, usable_scorers
@@ -38,7 +37,7 @@ def do(prepared: Prepared) -> Run:
     with prepared.directory.locked():
         work = find_work(prepared, is_alone=True)
         log = work.server_log
-        with serving(config.llm, config.llm_label, log) if work.needs_server else nullcontext(config.llm) as llm:
+        with started(config, log) if work.needs_server else nullcontext(config.llm) as llm:
             answered = ask(work, llm)
         finished = finish(answered)
     say_left_out(prepared.left_out, finished.path)

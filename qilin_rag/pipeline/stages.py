@@ -22,6 +22,7 @@ from qilin_rag.core.types import Question, QuestionDefects, RerankUse, Sample, T
 from qilin_rag.data import Dataset
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.batch.offline import Offline
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.serving.server import Served, engine_of
 from qilin_rag.pipeline.answering import answer, calls_left, pending_questions
@@ -337,7 +338,7 @@ def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> Jobs:
     """Return the jobs with the notes that are found by the texts of the query stage."""
     prepared, config = work.prepared, work.prepared.config
     questions = work.jobs.questions
-    served = llm.with_client(queries.config.llm) if isinstance(llm, Served) and queries.config.serve else None
+    served = llm.with_client(queries.config.llm) if isinstance(llm, Served | Offline) and queries.config.serve else None
     with nullcontext() if queries.stage.asks_own_llm else _only_this_run():
         written = write_queries(queries, questions, prepared.shared, served, config.fresh)
     searched = [question for question in questions if question.id not in written.failed]

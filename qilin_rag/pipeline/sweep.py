@@ -18,7 +18,7 @@ from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.core.registry import QUERIES, describe
 from qilin_rag.llms import LLM, FatalLLMError
-from qilin_rag.llms.serving.server import serving
+from qilin_rag.pipeline.asking import started
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.forecast import Plan
@@ -264,7 +264,7 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
         ready = _find_work(group, locks, done, advance)
         lacking = next((work for work in ready if work.needs_server), None)
         llm: LLM = group[0].config.llm
-        server = serving(llm, lacking.prepared.config.llm_label, lacking.server_log) if lacking else nullcontext(llm)
+        server = started(lacking.prepared.config, lacking.server_log) if lacking else nullcontext(llm)
         gone: QilinError | None = None
         asked: dict[Path, Answered | QilinError] = {}
         for work in ready:
@@ -289,9 +289,11 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
 def _submit(work: Work, llm: LLM) -> Work:
     """Submit the batches of a run, if it asks by batch, so that the service has those of all runs at a time.
 
-    What stops it is raised when the run is asked. The batches of a query stage and of its run come one after another.
+    What stops it is raised when the run is asked. The batches of a query stage and of its run come one after another,
+    and so do those of an engine that we start.
     """
-    if not work.prepared.config.batch or work.prepared.queries is not None:
+    config = work.prepared.config
+    if not config.batch or config.serve or work.prepared.queries is not None:
         return work
     with suppress(QilinError):
         ask(work, llm, f"{work.prepared.label}: ", waits=False)

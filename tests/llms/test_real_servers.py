@@ -133,6 +133,31 @@ def test_vllm_by_serve(vllm: list[str]) -> None:
     assert serve.returncode == 130
     assert err == "interrupted; the server is stopped\n"
     assert not list(filter(is_alive, started))
+    check_run_batch(vllm, Path(json.loads(out)["run"]))
+
+
+def check_run_batch(vllm: list[str], served: Path) -> None:
+    """`vllm run-batch` makes the same run without a server as a server made."""
+    command = [*RUN, "--llm=openai", *vllm, "--serve", "--runs-dir=offline"]
+    planned, _ = launch(*command, "--dry-run").communicate(timeout=60)
+    run = launch(*command, "--batch")
+    out, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, err
+    offline = Path(json.loads(out)["run"])
+    assert offline.name == Path(json.loads(planned)["run"]).name
+    assert {path.name for path in offline.iterdir()} == {path.name for path in served.iterdir()} | {
+        "batches",
+        "server.log",
+    }
+    by_call, by_batch = (
+        {line["question_id"]: line for line in map(json.loads, (path / "samples.jsonl").read_text().splitlines())}
+        for path in (served, offline)
+    )
+    assert by_batch == {id: line | {"latency_s": None, "batch": True} for id, line in by_call.items()}
+    assert (offline / "scores.jsonl").read_bytes() == (served / "scores.jsonl").read_bytes()
+    server = json.loads((offline / "manifest.json").read_text())["server"]
+    assert (server["engine"], server["version"][0].isdigit(), server["context_length"]) == ("vLLM", True, 8192)
+    assert "Uvicorn" not in (offline / "server.log").read_text()
 
 
 @pytest.mark.vllm

@@ -115,7 +115,8 @@ class Collector:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for batch in self._carrier.batches:
+        outlives = self._service.outlives_command
+        for batch in (each for each in self._carrier.batches if outlives or each.replies is not None):
             with suppress(QilinError):
                 _settle(batch, is_done=kind is None, is_known=kind is not None and issubclass(kind, SubmittedError))
         with suppress(Exception):

@@ -95,11 +95,15 @@ class BatchService(ABC):
         name: The name of the service, which a record keeps: a batch is never looked up at another one.
         limits: What one batch can hold.
         url: The path that each line of a request names.
+        outlives_command: Whether a batch is answered when the command that submitted it has ended.
+        longest_poll_s: The longest time between two looks at a batch.
     """
 
     name: ClassVar[str]
     limits: ClassVar[BatchLimits] = BatchLimits()
     url: ClassVar[str] = "/v1/chat/completions"
+    outlives_command: ClassVar[bool] = True
+    longest_poll_s: ClassVar[float] = 120.0
 
     def write_line(self, custom_id: str, body: Mapping[str, Any]) -> str:
         """Return the line of a request, without a line break.

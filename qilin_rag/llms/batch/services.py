@@ -11,6 +11,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.base import LLM
 from qilin_rag.llms.batch.collector import Collector
 from qilin_rag.llms.batch.dialects import DIALECTS
+from qilin_rag.llms.batch.offline import Offline
 from qilin_rag.llms.batch.openai_service import OpenAIBatches
 from qilin_rag.llms.batch.service import BatchService
 from qilin_rag.llms.endpoint import Endpoint
@@ -43,10 +44,11 @@ async def collecting(llm: LLM, path: Path, n_jobs: int, waits: bool = True) -> A
     Raises:
         UsageError: if the LLM takes no batches.
     """
-    if not isinstance(llm, OpenAICompatible):
+    client = llm.client if isinstance(llm, Offline) else llm
+    if not isinstance(client, OpenAICompatible):
         raise UsageError(f"llm {llm.called()} takes no batches; leave out batch (--batch)")
-    service = service_of(llm.new_endpoint())
-    collector = Collector(service, path, base_url=llm.base_url, model=llm.model, n_jobs=n_jobs, waits=waits)
+    service = llm.batches if isinstance(llm, Offline) else service_of(client.new_endpoint())
+    collector = Collector(service, path, base_url=client.base_url, model=client.model, n_jobs=n_jobs, waits=waits)
     async with collector:
-        with llm.posting_by(collector.post):
+        with client.posting_by(collector.post):
             yield collector

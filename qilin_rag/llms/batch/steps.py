@@ -26,7 +26,7 @@ from qilin_rag.llms.retry import TransientError, with_retries
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-FIRST_POLL_S, LONGEST_POLL_S, GROWTH = 1.0, 120.0, 1.4
+FIRST_POLL_S, GROWTH = 1.0, 1.4
 LOOKS_S = (0.0, 2.0, 6.0)
 """The waits before a new batch is looked for; a list of batches may be some seconds behind."""
 _OLD_S = 300.0  # a batch of this age is in the list
@@ -142,7 +142,7 @@ class Steps:
                 )
             logger.debug("batch %s: %s", entry.record.batch_id, reason)
             await asyncio.sleep(max(asked_s, self._jittered(wait_s)))
-            wait_s = min(wait_s * GROWTH, LONGEST_POLL_S)
+            wait_s = min(wait_s * GROWTH, self.service.longest_poll_s)
         ended = {"said": state.said, "ended": state.status, "done": state.n_done, "failed": state.n_failed}
         entry.update(state="fetched", **ended)
         for line in replies.remarks():
@@ -174,7 +174,7 @@ class Steps:
                         f"remove the folder {entry.folder}"
                     ) from error
             await asyncio.sleep(max(asked_s, self._jittered(wait_s)))
-            wait_s = min(wait_s * GROWTH, LONGEST_POLL_S)
+            wait_s = min(wait_s * GROWTH, self.service.longest_poll_s)
 
     async def _repeated(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         """Return the result of a call, which is repeated if that can help."""

@@ -25,7 +25,7 @@ from qilin_rag.core.file_hashes import file_sha256
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, Component
 from qilin_rag.llms.base import FatalLLMError
-from qilin_rag.llms.serving.gguf_header import context_length_of
+from qilin_rag.llms.serving.gguf_header import check_gguf, context_length_of
 from qilin_rag.llms.serving.tasks import GENERATE, Task
 from qilin_rag.models.pretrained import files_sha256, is_model
 
@@ -130,6 +130,16 @@ class Engine(Component):
             port: The port to listen on.
             task: What the server makes of texts.
         """
+
+    def batch_command(self, name: str, context_length: int | None, requests: Path, replies: Path) -> list[str]:
+        """Return the command line that answers a file of requests, in OpenAI's form, without a server.
+
+        Raises:
+            UsageError: if the engine has none.
+        """
+        raise UsageError(
+            f"{self.title} answers no files of requests; leave out batch (--batch), or serve the model with vLLM"
+        )
 
     def command(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
         """Return the whole command line; see `arguments`."""
@@ -239,13 +249,22 @@ class VLLM(Engine):
 
     def arguments(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
         """Return the arguments; the module is used because `vllm serve` fails in builds with another package name."""
+        flags = {"--host": "127.0.0.1", "--port": port, **self._flags(name, context_length, task)}
+        return ["-m", "vllm.entrypoints.openai.api_server", *_as_arguments(flags)]
+
+    def batch_command(self, name: str, context_length: int | None, requests: Path, replies: Path) -> list[str]:
+        """Return the command line of `vllm run-batch`, with the settings of the server."""
+        flags = {"-i": requests, "-o": replies, **self._flags(name, context_length, GENERATE)}
+        module = "vllm.entrypoints.openai.run_batch"
+        return [self.interpreter, "-m", module, *_as_arguments(flags), *self.extra_arguments]
+
+    def _flags(self, name: str, context_length: int | None, task: Task) -> dict[str, Any]:
+        """Return the flags of the engine itself."""
         convert = _CONVERT.get(task.name)
         pooling = {"seq_pooling_type": _POOLING_OF_VLLM[task.pooling]} if task.pooling in _POOLING_OF_VLLM else None
-        flags = {
+        return {
             "--model": self.model or name,
             "--served-model-name": name,
-            "--host": "127.0.0.1",
-            "--port": port,
             "--max-model-len": self.max_model_len or context_length,
             "--tensor-parallel-size": self.tensor_parallel_size,
             "--pipeline-parallel-size": self.pipeline_parallel_size,
@@ -257,7 +276,6 @@ class VLLM(Engine):
             "--convert": convert,
             "--pooler-config": json.dumps(pooling) if pooling else None,
         }
-        return ["-m", "vllm.entrypoints.openai.api_server", *_as_arguments(flags)]
 
 
 class LlamaCpp(Engine):
@@ -317,27 +335,15 @@ class LlamaCpp(Engine):
 
     def check(self) -> None:
         """Check the engine, and that its files exist."""
-        _check_gguf(self.model or "", "llm (--llm gguf:FILE) or llm.engine.model")
+        check_gguf(self.model or "", "llm (--llm gguf:FILE) or llm.engine.model")
         if self.mmproj:
-            _check_gguf(self.mmproj, "llm.engine.mmproj")
+            check_gguf(self.mmproj, "llm.engine.mmproj")
         super().check()
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of the engine, in which the projector counts by its content."""
         projector = _content_sha256(self.mmproj, any_folder=False) if self.mmproj else None
         return super().identity() | ({"mmproj": f"sha256:{projector}"} if projector else {})
-
-
-def _check_gguf(name: str, setting: str) -> None:
-    """Raise a UsageError if this is not a GGUF file."""
-    path = expanded(name)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise UsageError(f"{path} is not a GGUF file; give another as {setting}")
 
 
 def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:

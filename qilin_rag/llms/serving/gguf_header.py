@@ -1,4 +1,4 @@
-"""Reads the context length in the header of a GGUF file, since llama.cpp is told its batch before it opens the file."""
+"""Reads the header of a GGUF file: llama.cpp is told its batch, by the context length, before it opens the file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import expanded
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LONGEST_KEY = 1 << 16
+
+
+def check_gguf(name: str, setting: str) -> None:
+    """Raise a UsageError if this is not a GGUF file."""
+    path = expanded(name)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise UsageError(f"{path} is not a GGUF file; give another as {setting}")
 
 
 def context_length_of(path: Path) -> int:

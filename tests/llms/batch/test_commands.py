@@ -194,7 +194,7 @@ def test_a_run_by_batch_is_reproduced_at_another_address_by_calls(data: Path, se
     [
         (["run", "--batch"], "llm extractive takes no batches"),
         (["run", "--batch", "--dry-run"], "llm extractive takes no batches"),
-        (["run", "--llm", "qwen2.5-7b", "--serve", "--batch"], "has no batches"),
+        (["run", "--llm", "gguf:model.gguf", "--serve", "--batch"], "answers no files of requests"),
     ],
 )
 def test_wrong_use(cli: Cli, line: list[str], said: str) -> None:
