@@ -14,6 +14,7 @@ from qilin_rag.cli import (
     ablate,
     agreement,
     analyze,
+    batch,
     cache,
     catalogue,
     compare,
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, list[App | Callable[..., None]]] = {
         agreement.app,
         import_answers.import_answers,
         reproduce.reproduce,
+        batch.app,
     ],
     "read and share results": [
         results.leaderboard,

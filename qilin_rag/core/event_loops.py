@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def run_async(work: Callable[[], Any]) -> None:
-    """Run a coroutine to its end; in a thread of its own if an event loop is already running (a notebook)."""
+def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return the result of a coroutine, run in a thread of its own if an event loop is already running (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work())
-        return
+        return asyncio.run(work())
+    results: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            asyncio.run(work())
+            results.append(asyncio.run(work()))
         except BaseException as error:
             raised.append(error)
 
@@ -30,6 +30,7 @@ def run_async(work: Callable[[], Any]) -> None:
     thread.join()
     if raised:
         raise raised[0]
+    return results[0]
 
 
 async def for_each(
