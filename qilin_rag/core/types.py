@@ -215,9 +215,21 @@ class Usage(Frozen):
         """Return the sum of both; what one does not know is that of the other."""
         return Usage(**{name: _sum(n, getattr(other, name)) for name, n in self})
 
+    def without(self, part: Usage) -> Usage:
+        """Return the tokens that are not of a part."""
+        return Usage(**{name: None if n is None else n - (getattr(part, name) or 0) for name, n in self})
+
+
+def _is_empty(usage: Usage) -> bool:
+    return usage == Usage()
+
 
 NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
 """The usage of a reader that takes no tokens. Only such a reader may give an empty answer."""
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 class Price(Frozen):
@@ -225,7 +237,17 @@ class Price(Frozen):
 
     Attributes:
         cached_per_mtok: The price of prompt tokens in the provider's cache, if it is known.
+        cache_write_per_mtok: The price of prompt tokens that the provider adds to its cache, if it is known.
+        batch_factor: The price of prompts and answers by batch, as a share of the price one by one (0.5 is half the
+            price), if it is known.
+        batch_cached_per_mtok: The price of prompt tokens in the provider's cache by batch, if it is known.
         as_of: The day of the price list, as precise as it is known: `2026`, `2026-11` or `2026-11-29`.
+
+    Example:
+        >>> price = Price(currency="USD", prompt_per_mtok=1, completion_per_mtok=4, batch_factor=0.5, as_of="2026-11")
+        >>> usage = Usage(prompt_tokens=1_000_000, completion_tokens=500_000)
+        >>> price.of(usage), price.of(usage, by_batch=True)
+        (3.0, 1.5)
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -234,13 +256,30 @@ class Price(Frozen):
     prompt_per_mtok: NonNegativeFloat
     completion_per_mtok: NonNegativeFloat
     cached_per_mtok: NonNegativeFloat | None = None
+    cache_write_per_mtok: Annotated[NonNegativeFloat | None, Field(exclude_if=_is_none)] = None
+    batch_factor: Annotated[NonNegativeFloat | None, Field(le=1, exclude_if=_is_none)] = None
+    batch_cached_per_mtok: Annotated[NonNegativeFloat | None, Field(exclude_if=_is_none)] = None
     as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
 
-    def of(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """Return the price of these tokens; `cached_tokens` of the prompt have their own price, if one is known."""
-        n_cached = 0 if self.cached_per_mtok is None else cached_tokens
-        amount = (prompt_tokens - n_cached) * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok
-        return (amount + n_cached * (self.cached_per_mtok or 0.0)) / 1e6
+    def cached_price(self, by_batch: bool = False) -> float | None:
+        """Return the price of a million prompt tokens in the provider's cache; None if it is not known."""
+        return self.batch_cached_per_mtok if by_batch else self.cached_per_mtok
+
+    def of(self, usage: Usage, by_batch: bool = False) -> float:
+        """Return the price of tokens; unknown counts are 0, and tokens without a price of their own cost the usual one.
+
+        Args:
+            usage: The tokens.
+            by_batch: Whether they came by batch; `batch_factor` must be known then.
+        """
+        factor = (self.batch_factor or 0.0) if by_batch else 1.0
+        prompt, cached, written = usage.prompt_tokens or 0, usage.cached_tokens or 0, usage.cache_write_tokens or 0
+        amount = factor * (prompt * self.prompt_per_mtok + (usage.completion_tokens or 0) * self.completion_per_mtok)
+        if (cached_price := self.cached_price(by_batch)) is not None:
+            amount += cached * (cached_price - factor * self.prompt_per_mtok)
+        if self.cache_write_per_mtok is not None:
+            amount += factor * written * (self.cache_write_per_mtok - self.prompt_per_mtok)
+        return amount / 1e6
 
 
 class RerankPrice(Frozen):
@@ -738,6 +777,7 @@ class Summary(Frozen):
         retries: The number of repeated requests.
         cached: The number of answers from the response cache.
         usage: The tokens of the other answers, except for `uncounted` answers whose token numbers are not both known.
+        batch_usage: The part of `usage` that came by batch; absent if nothing did.
     """
 
     metrics: dict[str, MetricSummary]
@@ -751,4 +791,5 @@ class Summary(Frozen):
     repeats: Repeats | None = None
     retries: NonNegativeInt = 0
     usage: Usage
+    batch_usage: Annotated[Usage, Field(exclude_if=_is_empty)] = Usage()
     uncounted: NonNegativeInt = 0

@@ -36,10 +36,11 @@ class Tally:
     def __init__(self, lines: Iterable[Exchange] = ()) -> None:
         """Count these lines."""
         self.cached = self.retries = 0
-        self._sums: dict[str, int] = {}
+        self._sums: dict[bool, dict[str, int]] = {False: {}, True: {}}  # one by one, and by batch
         self._uncounted = 0
         self._largest = 0
-        self._n_doubtful = self._n_doubtful_calls = self._tokens_doubtful = 0
+        self._n_doubtful = self._n_doubtful_calls = 0
+        self._tokens_doubtful = {False: 0, True: 0}
         self._least_doubtful: float = math.inf
         for line in lines:
             self.add(line)
@@ -57,10 +58,11 @@ class Tally:
             return
         self.retries += line.retries
         if is_doubtful:
-            self._tokens_doubtful += counts.pop("prompt_tokens")
+            self._tokens_doubtful[line.batch] += counts.pop("prompt_tokens")
             self._n_doubtful_calls += "completion_tokens" in counts
+        sums = self._sums[line.batch]
         for name, n in counts.items():
-            self._sums[name] = self._sums.get(name, 0) + n
+            sums[name] = sums.get(name, 0) + n
         is_known = is_doubtful or "prompt_tokens" in counts
         if _was_read(line) and not (is_known and "completion_tokens" in counts):
             self._uncounted += 1
@@ -77,9 +79,17 @@ class Tally:
     @property
     def usage(self) -> Usage:
         """Return the known tokens of each kind; None for a kind without any."""
-        sums = dict(self._sums)
-        if self._tokens_doubtful and self.has_limit:
-            sums["prompt_tokens"] = sums.get("prompt_tokens", 0) + self._tokens_doubtful
+        return self._usage(False).plus(self.batch_usage)
+
+    @property
+    def batch_usage(self) -> Usage:
+        """Return the part of `usage` that came by batch."""
+        return self._usage(True)
+
+    def _usage(self, by_batch: bool) -> Usage:
+        sums = dict(self._sums[by_batch])
+        if self._tokens_doubtful[by_batch] and self.has_limit:
+            sums["prompt_tokens"] = sums.get("prompt_tokens", 0) + self._tokens_doubtful[by_batch]
         return Usage(**sums)
 
     @property
@@ -91,7 +101,7 @@ class Tally:
     def spent(self) -> Summary:
         """Return a summary of the tokens, uncounted replies and cached answers alone."""
         counted = {"cached": self.cached, "retries": self.retries, "uncounted": self.uncounted}
-        return Summary(metrics={}, counts={}, usage=self.usage, **counted)
+        return Summary(metrics={}, counts={}, usage=self.usage, batch_usage=self.batch_usage, **counted)
 
 
 def _was_read(line: Exchange) -> bool:
@@ -110,32 +120,36 @@ def calls_s(lines: Iterable[Exchange]) -> float | None:
 
 
 def cost_of(summary: Summary, price: Price | None) -> Cost:
-    """Price a run's answers by a price list; unknown as soon as a part of it is.
+    """Price a run's answers by a price list, those that came by batch apart; unknown as soon as a part of it is.
 
-    The only discount that counts is that of tokens in the provider's cache, if the price list has it.
+    The discounts that count are those of tokens in the provider's cache and of batches, if the price list has them.
     """
-    usage = summary.usage
+    usage, by_batch = summary.usage, summary.batch_usage
     if summary.uncounted:
         return Cost(unknown=f"{counted(summary.uncounted, 'answer')} without a count of tokens")
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return Cost(amount=0.0) if summary.cached else Cost(unknown="nothing was answered")
-    if price and usage.cache_write_tokens:
-        n_tokens = counted(usage.cache_write_tokens, "token")
-        what = f"{n_tokens} put into the provider's cache, at a price that is not known"
-        return Cost(unknown=what)
-    return tokens_cost(usage.prompt_tokens, usage.completion_tokens, price, usage.cached_tokens or 0)
+    if by_batch == Usage():
+        return tokens_cost(usage, price)
+    return add_costs(tokens_cost(usage.without(by_batch), price), tokens_cost(by_batch, price, by_batch=True))
 
 
-def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None, cached_tokens: int = 0) -> Cost:
-    """Price a number of tokens; the price of no tokens is always known."""
-    if prompt_tokens == completion_tokens == 0:
+def tokens_cost(usage: Usage, price: Price | None, by_batch: bool = False) -> Cost:
+    """Price tokens, all of which came by batch or one by one; the price of no tokens is always known."""
+    if usage.prompt_tokens == usage.completion_tokens == 0:
         return Cost(amount=0.0)
     if price is None:
         return Cost(unknown="no price is known; --set llm.price= gives one")
-    if completion_tokens is None:
+    if usage.completion_tokens is None:
         return Cost(unknown="nothing bounds the answers")
-    amount = price.of(prompt_tokens, completion_tokens, cached_tokens)
-    is_most = cached_tokens > 0 and price.cached_per_mtok is None
+    if by_batch and price.batch_factor is None:
+        return Cost(unknown="the price by batch is not known; llm.price takes batch_factor")
+    if usage.cache_write_tokens and price.cache_write_per_mtok is None:
+        n_tokens = counted(usage.cache_write_tokens, "token")
+        what = f"{n_tokens} put into the provider's cache, at a price that is not known (cache_write_per_mtok)"
+        return Cost(unknown=what)
+    is_most = bool(usage.cached_tokens) and price.cached_price(by_batch) is None
+    amount = price.of(usage, by_batch)
     return Cost(amount=amount, at_most=is_most, currency=price.currency, as_of=price.as_of)
 
 

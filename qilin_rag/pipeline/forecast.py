@@ -12,7 +12,7 @@ from qilin_rag.config.run import LLMConfig, RunConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import Cost, Frozen, LeftOut, Message, Question, RenderedPrompt
+from qilin_rag.core.types import Cost, Frozen, LeftOut, Message, Question, RenderedPrompt, Usage
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.cached_answers import kept_answer
@@ -88,8 +88,8 @@ class _Asked(NamedTuple):
     image_tokens: int = 0
 
 
-def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
-    """Return the fields of a plan that say what this number of calls uses and costs."""
+def priced(llm: LLM, n_calls: int, prompt_tokens: int, by_batch: bool = False) -> dict[str, Any]:
+    """Return the fields of a plan that say what this number of calls uses and costs, one by one or by batch."""
     if not llm.takes_tokens:
         prompt_tokens = 0
     most = llm.answer_budget if llm.takes_tokens else 0
@@ -98,8 +98,10 @@ def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
         "calls": n_calls,
         "prompt_tokens": prompt_tokens,
         "answer_tokens": answer_tokens,
-        "cost_from": tokens_cost(prompt_tokens, 0, llm.price),
-        "cost_to": tokens_cost(prompt_tokens, answer_tokens, llm.price),
+        **{
+            name: tokens_cost(Usage(prompt_tokens=prompt_tokens, completion_tokens=n), llm.price, by_batch)
+            for name, n in (("cost_from", 0), ("cost_to", answer_tokens))
+        },
     }
 
 

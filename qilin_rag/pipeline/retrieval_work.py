@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qilin_rag.core.text import counted, estimate_tokens
-from qilin_rag.core.types import Cost, Question
+from qilin_rag.core.types import Cost, Question, Usage
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import format_cost, tokens_cost
 from qilin_rag.rankers.listwise import LLMReranker
@@ -62,7 +62,10 @@ def _most_asked(reranker: Reranker, notes: NoteStore, questions: Sequence[Questi
         n_windows = n_questions * of_question
         queries = [question.query for question in questions]
         n_tokens = of_question * ranker.prompt_tokens(queries, sample, min(depth, ranker.window))
-        costs = [tokens_cost(n_tokens, n, ranker.price) for n in (0, _most_answered(ranker, n_windows))]
+        costs = [
+            tokens_cost(Usage(prompt_tokens=n_tokens, completion_tokens=n), ranker.price)
+            for n in (0, _most_answered(ranker, n_windows))
+        ]
         unknown = "cost unknown: --set rerank.llm.price= gives a price"
         cost = unknown if ranker.price is None else f"cost {' to '.join(dict.fromkeys(map(format_cost, costs)))}"
         return f" (at most {counted(n_windows, 'window')}, about {n_tokens:,} prompt tokens, {cost})"
@@ -101,4 +104,4 @@ def _cost(part: ServedEncoder, n_tokens: int) -> str:
     """Return the cost of tokens in words."""
     if part.price is None:
         return "cost unknown: --set retriever.price= gives a price"
-    return f"cost {format_cost(tokens_cost(n_tokens, 0, part.price))}"
+    return f"cost {format_cost(tokens_cost(Usage(prompt_tokens=n_tokens, completion_tokens=0), part.price))}"

@@ -100,6 +100,7 @@ class Totals:
             ),
             retries=taken.retries,
             usage=taken.usage,
+            batch_usage=taken.batch_usage,
             uncounted=taken.uncounted,
             repeats=_compare_repeats(self._first, self._repeats),
         )

@@ -105,5 +105,6 @@ def first_asked(calls: Iterable[TimedCall], manifest: Manifest) -> FirstAsked | 
         cost = Cost(unknown="answers without a count of tokens")
     else:
         in_providers_cache = sum(usage.cached_tokens or 0 for usage in cached)
-        cost = tokens_cost(prompt, completion, price_of(manifest), in_providers_cache)
+        usage = Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=in_providers_cache)
+        cost = tokens_cost(usage, price_of(manifest))
     return FirstAsked(n=len(cached), prompt_tokens=prompt, completion_tokens=completion, cost=cost)

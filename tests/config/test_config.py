@@ -11,6 +11,7 @@ from qilin_rag.config.resources import find_resource, resource_names, shipped_ro
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.config.spec import recorded_spec, resolve_spec
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Usage
 from qilin_rag.llms.extractive import Extractive
 from qilin_rag.llms.serving.engines import build_engine
 from qilin_rag.retrievers.bm25.retriever import BM25
@@ -108,7 +109,8 @@ def test_the_price_of_a_preset_is_that_of_its_model_at_its_address() -> None:
     assert resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}).llm.price is None
     given = "llm.price={currency: CNY, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11-21}"
     price = resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}, [given]).llm.price
-    assert (price.currency, price.as_of, price.of(2_000_000, 500_000)) == ("CNY", "2026-11-21", 3.0)
+    usage = Usage(prompt_tokens=2_000_000, completion_tokens=500_000)
+    assert (price.currency, price.as_of, price.of(usage)) == ("CNY", "2026-11-21", 3.0)
 
 
 def test_values_are_such_as_json_holds(tmp_path: Path) -> None:

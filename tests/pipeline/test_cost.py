@@ -13,8 +13,10 @@ from qilin_rag.core.errors import QilinError
 from qilin_rag.core.types import Cost, Exchange, Price, Summary, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.llms import retry
+from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.pipeline.cost import Tally, cost_of, describe, format_cost
 from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.forecast import priced
 from qilin_rag.pipeline.run import run
 from qilin_rag.reports.formats import as_rows
 from qilin_rag.reports.leaderboard import leaderboard
@@ -74,6 +76,59 @@ def test_tokens_in_the_providers_cache_make_an_amount_the_most_or_are_priced_apa
     assert not cost_of(summary(1000, 100, in_cache=0), PRICE).at_most
     written = cost_of(summary(1000, 100, put_there=300), PRICE)  # dearer than others, at some providers
     assert written.amount is None and "300 tokens put into the provider's cache" in (written.unknown or "")
+    known = cost_of(
+        took_and_put := summary(1000, 100, 600, 300), PRICE.model_copy(update={"cache_write_per_mtok": 12.5})
+    )
+    assert known.amount == pytest.approx((700 * 10 + 300 * 12.5 + 100 * 20) / 1e6) and known.at_most
+    both = PRICE.model_copy(update={"cache_write_per_mtok": 12.5, "cached_per_mtok": 1.0})
+    assert cost_of(took_and_put, both).amount == pytest.approx((100 * 10 + 600 * 1 + 300 * 12.5 + 100 * 20) / 1e6)
+
+
+BATCHED = PRICE.model_copy(update={"batch_factor": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("lines", "price", "amount", "at_most"),
+    [
+        (["batch"], BATCHED, (1000 * 5 + 10 * 10) / 1e6, False),
+        (["batch", "one"], BATCHED, (1000 * 5 + 10 * 10 + 1000 * 10 + 10 * 20) / 1e6, False),
+        (["one", "one"], PRICE, 2 * (1000 * 10 + 10 * 20) / 1e6, False),
+        # tokens in the provider's cache: by batch at the price of others, unless they have one of their own there
+        (["batch cached"], BATCHED, (1000 * 5 + 10 * 10) / 1e6, True),
+        (["batch cached"], BATCHED.model_copy(update={"cached_per_mtok": 1.0}), (1000 * 5 + 10 * 10) / 1e6, True),
+        (
+            ["batch cached", "one cached"],
+            BATCHED.model_copy(update={"cached_per_mtok": 1.0, "batch_cached_per_mtok": 0.5}),
+            (400 * 5 + 600 * 0.5 + 10 * 10 + 400 * 10 + 600 * 1 + 10 * 20) / 1e6,
+            False,
+        ),
+        (["batch"], BATCHED.model_copy(update={"batch_factor": 0.0}), 0.0, False),
+    ],
+)
+def test_answers_by_batch_and_one_by_one_have_prices_of_their_own(
+    lines: list[str], price: Price, amount: float, at_most: bool
+) -> None:
+    asked = [line(1000, in_cache=600 if "cached" in kind else None, batch="batch" in kind) for kind in lines]
+    for order in (asked, asked[::-1]):
+        spent = Tally(order).spent
+        cost = cost_of(Summary.model_validate_json(spent.model_dump_json()), price)
+        assert (cost.amount, cost.at_most) == (pytest.approx(amount), at_most)
+
+
+def test_a_batch_without_a_price_has_an_unknown_cost() -> None:
+    spent = Tally([line(1000), line(1000, batch=True)]).spent
+    assert cost_of(spent, PRICE) == Cost(unknown="the price by batch is not known; llm.price takes batch_factor")
+    assert "batch_usage" not in Tally([line(1000)]).spent.model_dump(mode="json")
+    assert cost_of(Tally([line(1000, batch=True, cached=True)]).spent, PRICE) == Cost(amount=0.0)  # from our own cache
+
+
+def test_a_plan_prices_calls_by_batch() -> None:
+    llm = OpenAICompatible(model="m", max_tokens=100, price=BATCHED)
+    one_by_one, by_batch = priced(llm, 10, 5000), priced(llm, 10, 5000, by_batch=True)
+    assert one_by_one["cost_to"].amount == pytest.approx((5000 * 10 + 1000 * 20) / 1e6)
+    assert by_batch["cost_to"].amount == pytest.approx(one_by_one["cost_to"].amount / 2)
+    unknown = priced(llm.model_copy(update={"price": PRICE}), 10, 5000, by_batch=True)
+    assert unknown["cost_to"].amount is None
 
 
 def line(prompt: int | None, short: bool = False, in_cache: int | None = None, **more: Any) -> Exchange:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag[view]'")
-from qilin_rag.core.types import Price
+from qilin_rag.core.types import Price, Usage
 from qilin_rag.core.units import format_amount
 from tests.conftest import wait_until
 from tests.fake_server import MODEL, FakeServer
@@ -63,7 +63,7 @@ class Watched:
         told = {status: int(n) for n, status in re.findall(r"(\d+) (failed|filtered|truncated|empty)", shown)}
         assert told == {status: n for status, n in statuses.items() if status != "ok"}
         used = [line["usage"] for line in lines[:done]]
-        amount = PRICE.of(sum(use["prompt_tokens"] for use in used), sum(use["completion_tokens"] for use in used))
+        amount = sum(PRICE.of(Usage(**use)) for use in used)
         assert f"{format_amount(amount)} CNY" in shown
         return done
 

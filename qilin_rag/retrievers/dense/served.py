@@ -21,7 +21,7 @@ from qilin_rag.core.arrays import save_array
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.text import counted, visible
-from qilin_rag.core.types import Price
+from qilin_rag.core.types import Price, Usage
 from qilin_rag.core.units import format_amount
 from qilin_rag.data import NoteStore
 from qilin_rag.llms.embeddings import Embedded, EmbeddingServer, check_dimension
@@ -333,7 +333,8 @@ class _Used:
         n_texts = sum(len(each.vectors) for each in self._batches)
         tokens = [each.tokens for each in self._batches if each.tokens is not None]
         is_counted = len(tokens) == len(self._batches)
-        cost = f", cost {format_amount(price.of(sum(tokens), 0))} {price.currency}" if price and is_counted else ""
+        amount = price.of(Usage(prompt_tokens=sum(tokens))) if price else 0.0
+        cost = f", cost {format_amount(amount)} {price.currency}" if price and is_counted else ""
         said = f"{sum(tokens):,} tokens{cost}" if is_counted else "tokens not counted, cost unknown"
         logger.info("%s encoded %s: %s", name, counted(n_texts, "text"), said)
         if n_cut := sum(each.cut for each in self._batches):
