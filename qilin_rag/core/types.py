@@ -406,6 +406,7 @@ class Completion(Frozen):
         retries: The number of repeats of the request before this reply.
         batch: Whether the reply came by a batch API, at its price.
         latency_s: Seconds until the reply; None if it came by batch.
+        discarded: The tokens of earlier replies to the request that could not be used, as far as they were counted.
         reading: The version of the rules that took `text` from `raw`.
     """
 
@@ -420,6 +421,7 @@ class Completion(Frozen):
     cached: bool = False
     retries: NonNegativeInt = 0
     batch: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    discarded: Annotated[Usage, Field(exclude_if=_is_empty)] = Usage()
     reading: int = 0
 
 
@@ -447,6 +449,8 @@ class Exchange(Frozen):
         marks: Doubts about the answer.
         retries: The number of repeats of the request.
         batch: Whether the reply came by a batch API, at its price; absent if it did not.
+        discarded: The tokens of earlier replies to the request that could not be used, as far as they were counted;
+            absent if there are none.
         error: The reason why there is no answer.
         latency_s: Seconds until the reply; null if nobody measured it (imported answers, batches).
     """
@@ -463,6 +467,7 @@ class Exchange(Frozen):
     cached: bool = False
     retries: NonNegativeInt = 0
     batch: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    discarded: Annotated[Usage, Field(exclude_if=_is_empty)] = Usage()
     error: str | None = None
 
     def model_post_init(self, context: Any) -> None:

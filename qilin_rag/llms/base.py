@@ -9,7 +9,7 @@ from pydantic import StringConstraints
 
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.registry import Component
-from qilin_rag.core.types import Completion, Price, RenderedPrompt
+from qilin_rag.core.types import Completion, Price, RenderedPrompt, Usage
 from qilin_rag.llms.image_tokens import Rule
 
 _Marker = Annotated[str, StringConstraints(min_length=1)]
@@ -22,14 +22,17 @@ class LLMError(QilinError):
     Args:
         reason: One line of text.
         retries: The number of repeats of the request before the error.
+        discarded: The tokens of replies that could not be used, as far as they were counted.
     """
 
     retries: int = 0
+    discarded: Usage = Usage()
 
-    def __init__(self, reason: str = "", retries: int = 0) -> None:
-        """Set the text and the number of retries."""
+    def __init__(self, reason: str = "", retries: int = 0, discarded: Usage | None = None) -> None:
+        """Set the text, the number of retries, and what they took."""
         super().__init__(reason)
         self.retries = retries
+        self.discarded = discarded or Usage()
 
 
 class ContextOverflowError(LLMError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qilin_rag.core.text import has_words
-from qilin_rag.core.types import NO_TOKENS, Completion, Mark, RenderedPrompt, Status
+from qilin_rag.core.types import NO_TOKENS, Completion, Mark, RenderedPrompt, Status, Usage
 from qilin_rag.llms.base import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.replies import FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
@@ -22,7 +22,9 @@ async def cached_completion(
         return await llm.generate(prompt), None
     key = request_key(request)
     if found := kept_answer(llm, cache, key):
-        return found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0, "batch": False}), None
+        return found.model_copy(
+            update={"cached": True, "latency_s": 0.0, "retries": 0, "batch": False, "discarded": Usage()}
+        ), None
     return await llm.generate(prompt), key
 
 

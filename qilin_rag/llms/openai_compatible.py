@@ -357,7 +357,8 @@ class OpenAICompatible(LLM):
         choice = reply.choices[0]
         ended = read_ending(choice.finish_reason)
         if ended == PASSING:
-            raise TransientError(self._redacted(f"the server ended the answer with {choice.finish_reason!r}"))
+            reason = self._redacted(f"the server ended the answer with {choice.finish_reason!r}")
+            raise TransientError(reason, usage=read_usage(reply.usage))
         model = reply.model if isinstance(reply.model, str) and reply.model else self.model
         if not self._is_model_said and not _is_same_model(self.model, model):
             self._is_model_said = True

@@ -384,11 +384,11 @@ async def ask_with_retries(
     except FilteredError as error:
         completion = filtered(error, model)
     except LLMError as error:
-        error.retries = calls.retries
+        error.retries, error.discarded = calls.retries, calls.discarded
         raise
     except TransientError as error:
-        raise LLMError(f"{error} ({max_tries} tries)", retries=calls.retries) from error
-    return completion.model_copy(update={"retries": calls.retries})
+        raise LLMError(f"{error} ({max_tries} tries)", calls.retries, calls.discarded) from error
+    return completion.model_copy(update={"retries": calls.retries, "discarded": calls.discarded})
 
 
 def as_error(refusal: Refusal, caller: Caller) -> Exception:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 
+from qilin_rag.core.types import Usage
 from qilin_rag.core.units import format_seconds
 
 T = TypeVar("T")
@@ -33,11 +34,14 @@ _SAID_WAIT = re.compile(
 class TransientError(Exception):
     """A failed call that may well succeed when it is repeated."""
 
-    def __init__(self, reason: str, retry_after_s: float | None = None, is_overload: bool = False) -> None:
-        """Set the reason, the seconds that the server asks us to wait, and whether it had too many calls."""
+    def __init__(
+        self, reason: str, retry_after_s: float | None = None, is_overload: bool = False, usage: Usage | None = None
+    ) -> None:
+        """Set the reason, the seconds to wait, whether the server had too many calls, and the tokens it counted."""
         super().__init__(reason)
         self.retry_after_s = retry_after_s
         self.is_overload = is_overload
+        self.usage = usage or Usage()
 
 
 def parse_retry_after(header: str | None) -> float | None:
@@ -118,17 +122,22 @@ def backoff_s(failures: int, rng: random.Random) -> float:
 
 
 class CountedCalls(Generic[T]):
-    """A call that counts its repeats."""
+    """A call that counts its repeats, and the tokens of tries whose replies are discarded (`discarded`)."""
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
         """Wrap a call that was not made yet."""
         self._call = call
         self._n = 0
+        self.discarded = Usage()
 
     async def __call__(self) -> T:
         """Make the call."""
         self._n += 1
-        return await self._call()
+        try:
+            return await self._call()
+        except TransientError as error:
+            self.discarded = self.discarded.plus(error.usage)
+            raise
 
     @property
     def retries(self) -> int:

@@ -214,7 +214,8 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
         done = kind(**fields | _outcome(completion), short_count=_is_short(prompt, completion))
         return Asked(done, (key, completion) if key and done.is_answered else None)
     except LLMError as error:
-        failed = kind(**fields, status="failed", error=clean(str(error)), retries=error.retries)
+        lost = {"retries": error.retries, "discarded": error.discarded}
+        failed = kind(**fields, status="failed", error=clean(str(error)), **lost)
         return Asked(failed, is_refused=True)
     except PromptTooLongError as error:
         return Asked(kind(**fields, status="failed", error=clean(str(error))))
@@ -251,6 +252,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "cached": completion.cached,
         "retries": completion.retries,
         "batch": completion.batch,
+        "discarded": completion.discarded,
         "status": status,
         "marks": marks,
         "error": _why_unanswered(status, completion),

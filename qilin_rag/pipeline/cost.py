@@ -61,8 +61,9 @@ class Tally:
             self._tokens_doubtful[line.batch] += counts.pop("prompt_tokens")
             self._n_doubtful_calls += "completion_tokens" in counts
         sums = self._sums[line.batch]
-        for name, n in counts.items():
-            sums[name] = sums.get(name, 0) + n
+        for name, n in (*counts.items(), *line.discarded):
+            if n is not None:
+                sums[name] = sums.get(name, 0) + n
         is_known = is_doubtful or "prompt_tokens" in counts
         if _was_read(line) and not (is_known and "completion_tokens" in counts):
             self._uncounted += 1

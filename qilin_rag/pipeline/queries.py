@@ -18,7 +18,7 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Price, QueryReply, QueryUse, Question
+from qilin_rag.core.types import Price, QueryReply, QueryUse, Question, Usage
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete
@@ -112,7 +112,14 @@ def _ask(work: QueryWork, questions: Sequence[Question], n_known: int, shared: S
     async def ask(question: Question) -> Asked[QueryReply]:
         key = work.key(question)
         if (same := shared.replies.get(key)) is not None:
-            again = {"question_id": question.id, "cached": True, "latency_s": 0.0, "retries": 0, "batch": False}
+            again = {
+                "question_id": question.id,
+                "cached": True,
+                "latency_s": 0.0,
+                "retries": 0,
+                "batch": False,
+                "discarded": Usage(),
+            }
             return Asked(same.model_copy(update=again))
         line: dict[str, Any] = {"question_id": question.id, "query": question.query, "messages": [], "key": key}
 

@@ -112,7 +112,8 @@ def test_answers_by_batch_and_one_by_one_have_prices_of_their_own(
     for order in (asked, asked[::-1]):
         spent = Tally(order).spent
         cost = cost_of(Summary.model_validate_json(spent.model_dump_json()), price)
-        assert (cost.amount, cost.at_most) == (pytest.approx(amount), at_most)
+        assert cost.amount == pytest.approx(amount)
+        assert cost.at_most is at_most
 
 
 def test_a_batch_without_a_price_has_an_unknown_cost() -> None:
@@ -331,3 +332,19 @@ def test_only_an_answer_that_came_by_batch_says_so() -> None:
     assert "batch" not in line(900).model_dump(mode="json")
     assert json.loads(line(900, batch=True).model_dump_json())["batch"] is True
     assert Exchange.model_validate_json(line(900, batch=True).model_dump_json()).batch
+
+
+def test_replies_that_were_counted_and_discarded_are_paid(data_dir: Path, server: FakeServer) -> None:
+    def reply(n: int, body: dict[str, Any]) -> dict[str, Any] | None:
+        is_lost = "多肉" in body["messages"][-1]["content"][-60:] or n == 1
+        return server.completion("半", "insufficient_system_resource") if is_lost else None
+
+    server.reply = reply
+    finished = ask(data_dir, server, PRICED, "llm.max_tries=3", concurrency=1)
+    lines = list(finished.directory.each_sample())
+    lost = sum(line.discarded.prompt_tokens or 0 for line in lines)
+    assert finished.summary.counts["failed"] == 1 and lost == 100 * (1 + 3)
+    kept = sum(line.usage.prompt_tokens or 0 for line in lines)
+    assert finished.summary.usage.prompt_tokens == kept + lost
+    again = ask(data_dir, server, PRICED, "llm.max_tries=3", concurrency=1)  # the failed one: what it took stays
+    assert again.summary.usage.prompt_tokens == kept + lost + 300
