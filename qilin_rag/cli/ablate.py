@@ -17,6 +17,8 @@ from qilin_rag.cli.options import (
     Data,
     DryRun,
     Limit,
+    MaxCost,
+    MaxTokensTotal,
     Metrics,
     NamedIn,
     Quiet,
@@ -93,6 +95,8 @@ def ablate(
     runs_dir: RunsDir = None,
     settings: Settings = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     output_format: Written = TextFormat.table,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -140,6 +144,8 @@ def ablate(
             "--serve": serve or None,
             "--set": settings,
             "--dry-run": dry_run or None,
+            "--max-cost": max_cost,
+            "--max-tokens-total": max_tokens_total,
         }
         if unused := next((name for name, value in of_new_runs.items() if value is not None), None):
             raise UsageError(f"--saved reads the runs of --runs-dir as they are, so it takes no {unused}; leave it out")
@@ -158,6 +164,8 @@ def ablate(
             "concurrency": concurrency,
             "serve": serve or None,
             "runs_dir": runs_dir,
+            "max_cost": max_cost,
+            "max_tokens_total": max_tokens_total,
         }
         configs = read_sweep(config, axes, flags, settings or [], one_factor=True)
         with no_downloads() if dry_run else nullcontext():

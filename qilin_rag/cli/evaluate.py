@@ -20,6 +20,8 @@ from qilin_rag.cli.options import (
     ImageSize,
     Limit,
     LlmName,
+    MaxCost,
+    MaxTokensTotal,
     Metrics,
     MissingNotes,
     NamedIn,
@@ -94,6 +96,8 @@ def run(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of answers.")] = False,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     fail_on_error: Annotated[
         float | None,
         typer.Option(
@@ -147,6 +151,8 @@ def run(
         "fresh": fresh or None,
         "repeat": repeat,
         "cache": False if no_cache else None,
+        "max_cost": max_cost,
+        "max_tokens_total": max_tokens_total,
         "fail_on_error": fail_on_error,
     }
     resolved = resolve_run(flags, settings or [], config)

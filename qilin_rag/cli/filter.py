@@ -16,6 +16,8 @@ from qilin_rag.cli.options import (
     DataArgument,
     DryRun,
     FailOnError,
+    MaxCost,
+    MaxTokensTotal,
     Quiet,
     Serve,
     Settings,
@@ -52,6 +54,8 @@ def filter_notes(
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,6 +82,8 @@ def filter_notes(
         "batch": batch or None,
         "base_url": base_url,
         "serve": serve or None,
+        "max_cost": max_cost,
+        "max_tokens_total": max_tokens_total,
         "fail_on_error": fail_on_error,
     }
     config = resolve_judge(flags, settings or [], "data filter")

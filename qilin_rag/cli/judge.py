@@ -19,6 +19,8 @@ from qilin_rag.cli.options import (
     DryRun,
     FailOnError,
     Language,
+    MaxCost,
+    MaxTokensTotal,
     PromptLanguage,
     Quiet,
     RunsDir,
@@ -70,6 +72,8 @@ def judge(
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -95,6 +99,8 @@ def judge(
         "base_url": base_url,
         "serve": serve or None,
         "runs_dir": runs_dir,
+        "max_cost": max_cost,
+        "max_tokens_total": max_tokens_total,
         "fail_on_error": fail_on_error,
     }
     config = resolve_judge(flags, settings or [])

@@ -19,6 +19,8 @@ from qilin_rag.cli.options import (
     DryRun,
     FailOnError,
     Language,
+    MaxCost,
+    MaxTokensTotal,
     NamedIn,
     PromptLanguage,
     Quiet,
@@ -65,6 +67,8 @@ def create(
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +87,7 @@ def create(
 
     ui.set_up_logs(quiet or as_json)
     flags = _asking(llm, limit, concurrency, batch, base_url, serve, runs_dir, fail_on_error)
+    flags |= {"max_cost": max_cost, "max_tokens_total": max_tokens_total}
     config = resolve_judge(flags, settings or [], "nuggets create")
     given = _sources(run, data, notes, [config.runs_dir, Path("runs")])
     how = MakerSettings(max_nuggets=max_nuggets, per_call=per_call, language=language.value)
@@ -126,6 +131,8 @@ def assign(
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +150,7 @@ def assign(
 
     ui.set_up_logs(quiet or as_json)
     flags = _asking(llm, limit, concurrency, batch, base_url, serve, runs_dir, fail_on_error)
+    flags |= {"max_cost": max_cost, "max_tokens_total": max_tokens_total}
     config = resolve_judge(flags, settings or [], "nuggets assign")
     [path] = find_runs_named([run], [config.runs_dir, Path("runs")])
     how = AssignerSettings(per_call=per_call, language=language.value, controls=controls)

@@ -200,6 +200,18 @@ FailOnError = Annotated[
         help="Failed or empty replies to accept before exit code 3: a share below 1, or a number. [default: 0]"
     ),
 ]
+MaxCost = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT",
+        help="Stop before the LLM calls cost more, in all sessions together: 5 or 5USD. Exit code 4; a higher one "
+        "resumes.",
+    ),
+]
+MaxTokensTotal = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Stop before the LLM calls take more tokens of prompts and answers."),
+]
 Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it at the end.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Read answers as a stream, for models that require it.")]

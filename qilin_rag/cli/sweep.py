@@ -14,6 +14,8 @@ from qilin_rag.cli.options import (
     Data,
     DryRun,
     Limit,
+    MaxCost,
+    MaxTokensTotal,
     Metrics,
     NoteFields,
     Quiet,
@@ -28,7 +30,7 @@ from qilin_rag.cli.options import (
 )
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.core.errors import QilinError
+from qilin_rag.core.errors import CeilingError, QilinError
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def sweep(
     runs_dir: RunsDir = None,
     settings: Settings = None,
     dry_run: DryRun = False,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,6 +102,8 @@ def sweep(
         "batch": batch or None,
         "serve": serve or None,
         "runs_dir": runs_dir,
+        "max_cost": max_cost,
+        "max_tokens_total": max_tokens_total,
     }
     configs = read_sweep(config, axes, flags, settings or [], controls)
     if dry_run:
@@ -131,6 +137,11 @@ def check_swept(swept: Swept, fail_on_error: float) -> None:
 
     for failure in swept.failures:
         typer.secho(f"not finished: {failure.run}: {failure.reason}", err=True, fg="red")
+    if swept.stopped is not None:
+        n_runs = len(swept.runs) + len(swept.failures)
+        for run in swept.runs:
+            typer.echo(f"complete: {run.path}", err=True)
+        raise CeilingError(f"{swept.stopped}; {len(swept.runs)} of {n_runs} runs are complete")
     if swept.failures:
         n_runs = len(swept.runs) + len(swept.failures)
         raise QilinError(f"{len(swept.failures)} of {n_runs} runs are not finished; the same command resumes them")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from qilin_rag.config.batch_hosts import check_batch_host
+from qilin_rag.config.ceilings import with_currency
 from qilin_rag.config.presets import preset_file, preset_settings
 from qilin_rag.config.query_llm import build_query_llm, query_llm_of
 from qilin_rag.config.spec import RERANK_DEPTH, RERANK_WEIGHT, TOP_K, AskSettings, PlainSettings, RunSpec, resolve_spec
@@ -43,6 +44,18 @@ class LLMConfig(AskSettings):
     """An LLM (`llms.LLM`) and how it is asked."""
 
     llm: Any = Field(default_factory=lambda: LLMS.create("extractive", {}))
+
+    @property
+    def asked(self) -> list[tuple[str, Any]]:
+        """Return each LLM that is asked, with the setting that holds it."""
+        return [("llm", self.llm)]
+
+    @model_validator(mode="after")
+    def _check_ceiling(self) -> Self:
+        """Check that a ceiling of money can be held."""
+        if self.max_cost is not None:
+            with_currency(self.max_cost, self.asked)
+        return self
 
 
 class RunConfig(PlainSettings, LLMConfig):
@@ -87,6 +100,15 @@ class RunConfig(PlainSettings, LLMConfig):
             build_query_llm(self.query.llm, self.llm)
         self.retriever.check_k(self.top_k if self.rerank is None else self.rerank.depth)
         return self
+
+    @property
+    def asked(self) -> list[tuple[str, Any]]:
+        """Return each LLM that is asked, with the setting that holds it."""
+        query = self.query_config
+        stages = [] if query is None else [("query.llm", query.llm)]
+        of_rerank = None if self.rerank is None else self.rerank.asked_llm
+        stages += [] if of_rerank is None else [("rerank.llm", of_rerank)]
+        return [("llm", self.llm), *stages]
 
     @property
     def query_config(self) -> LLMConfig | None:

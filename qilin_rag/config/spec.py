@@ -52,6 +52,7 @@ from qilin_rag.core.registry import (
 )
 from qilin_rag.core.text import clean
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteFields, NoteOrder, ReferenceSelection
+from qilin_rag.core.units import AmountSetting
 
 logger = logging.getLogger(__name__)
 _EVERY_RUN_METRICS = ("retrieval",)
@@ -78,6 +79,10 @@ class AskSettings(Frozen):
         runs_dir: The folder of runs.
         fail_on_error: The questions without an answer that are allowed before exit code 3: a share below 1, or a
             number.
+        max_cost: Stop before the calls of an LLM cost more, in all sessions together, such as `5` or `5USD`; null for
+            no ceiling. Not recorded.
+        max_tokens_total: Stop before the calls of an LLM take more tokens of prompts and answers; null for no ceiling.
+            Not recorded.
     """
 
     llm_label: str = "extractive"
@@ -90,6 +95,8 @@ class AskSettings(Frozen):
     limit: PositiveInt | None = None
     runs_dir: Path = Path("runs")
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    max_cost: Annotated[AmountSetting | None, Field(exclude=True)] = None
+    max_tokens_total: Annotated[PositiveInt | None, Field(exclude=True)] = None
 
     @model_validator(mode="before")
     @classmethod

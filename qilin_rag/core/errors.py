@@ -85,6 +85,25 @@ class FailedSamplesError(QilinError):
     exit_code = 3
 
 
+class CeilingError(QilinError):
+    """An error of a run or judgement that stopped before its calls would have passed `max_cost` or `max_tokens_total`.
+
+    What was asked is kept; the same run with a higher ceiling asks the rest.
+
+    Args:
+        message (str): One line of text.
+
+    Attributes:
+        exit_code (int): The exit code of the command line: 4.
+
+    Example:
+        >>> CeilingError("stopped before max_cost 5.00 USD").exit_code
+        4
+    """
+
+    exit_code = 4
+
+
 def unknown_name(
     kind: str, name: str, known: Iterable[str], problem: str = "does not exist", see: str = ""
 ) -> UsageError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -29,6 +29,7 @@ from qilin_rag.pipeline.asking import (
     most_frequent_reason,
     opened,
 )
+from qilin_rag.pipeline.ceilings import Progress, replies_under_ceiling
 from qilin_rag.pipeline.cost import Tally, cost_of, spent_on
 from qilin_rag.pipeline.forecast import Call, Plan, found_in_cache, priced, spread
 from qilin_rag.pipeline.identity import llm_identity, llm_label
@@ -219,7 +220,18 @@ def why_unread(judgement: Judgement | None) -> str | None:
 
 def _ask(docket: Docket, keys: Sequence[str]) -> None:
     judge, directory = docket.judge, docket.directory
-    with opened(judge.config, directory.path / "judge-server.log") as asking:
+
+    def replies() -> Iterator[Judgement]:
+        return (line for line in directory.read_judgements(docket.file_name) if line.judge == judge.label)
+
+    def progress() -> Progress:
+        n_left = len(docket.left())
+        return Progress(len(docket.wanted) - n_left, n_left)
+
+    with (
+        replies_under_ceiling(judge.config, docket.path, replies, progress),
+        opened(judge.config, directory.path / "judge-server.log") as asking,
+    ):
 
         async def ask(key: str) -> Asked[Judgement]:
             case = docket.cases[key]

@@ -44,6 +44,7 @@ from qilin_rag.judging.safety_states import (
     verdict_of,
 )
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete, opened
+from qilin_rag.pipeline.ceilings import Progress, replies_under_ceiling
 from qilin_rag.pipeline.cost import cost_of, spent_on
 from qilin_rag.pipeline.forecast import Call, Plan, priced, spread
 from qilin_rag.pipeline.identity import llm_identity, llm_label
@@ -152,11 +153,23 @@ class Filter:
         n_left = int((board[self.chosen] <= SafetyState.REFUSED).sum())
         if not n_left:
             return
+
+        def progress() -> Progress:
+            for _ in self.read(board):
+                pass
+            n_unjudged = int((board[self.chosen] <= SafetyState.REFUSED).sum())
+            n_judged = int((board[self.chosen] != SafetyState.NO_IMAGES).sum()) - n_unjudged
+            return Progress(n_judged, n_unjudged)
+
         with (
+            replies_under_ceiling(self.config, directory.path / JUDGEMENTS, self._replies, progress),
             opened(self.config, directory.path / "filter-server.log") as asking,
             stage("judging", n_left) as advance,
         ):
             ask_all(asking, self.pending(board), lambda job: self._ask(asking, *job), directory, advance, JUDGEMENTS)
+
+    def _replies(self) -> Iterator[NoteJudgement]:
+        return read_lines(self.path / JUDGEMENTS, NoteJudgement, half_line_ok=True)
 
     def pending(self, board: Board) -> Iterator[tuple[_Note, str]]:
         """Yield each chosen note with each prompt that has not judged it."""

@@ -6,6 +6,7 @@ from qilin_rag.core.text import has_words
 from qilin_rag.core.types import NO_TOKENS, Completion, Mark, RenderedPrompt, Status, Usage
 from qilin_rag.llms.base import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.llms.ceiling import ask
 from qilin_rag.llms.replies import FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
 
 
@@ -19,13 +20,13 @@ async def cached_completion(
     """
     request = llm.request(prompt) if cache else None
     if request is None or cache is None:
-        return await llm.generate(prompt), None
+        return await ask(llm, prompt), None
     key = request_key(request)
     if found := kept_answer(llm, cache, key):
         return found.model_copy(
             update={"cached": True, "latency_s": 0.0, "retries": 0, "batch": False, "discarded": Usage()}
         ), None
-    return await llm.generate(prompt), key
+    return await ask(llm, prompt), key
 
 
 def kept_answer(llm: LLM, cache: ResponseCache, key: str) -> Completion | None:

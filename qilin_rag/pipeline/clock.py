@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from qilin_rag.core.errors import QilinError
+from qilin_rag.core.errors import CeilingError, QilinError
 from qilin_rag.core.types import Times
 from qilin_rag.pipeline.run_directory import RunDirectory
 
@@ -34,6 +34,9 @@ class Clock:
         try:
             yield
             self._finished.add(name)
+        except CeilingError:
+            self._asks = False  # no call was cut off
+            raise
         finally:
             self._count()
             self._under_way.pop()

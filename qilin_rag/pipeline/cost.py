@@ -65,7 +65,7 @@ class Tally:
             if n is not None:
                 sums[name] = sums.get(name, 0) + n
         is_known = is_doubtful or "prompt_tokens" in counts
-        if _was_read(line) and not (is_known and "completion_tokens" in counts):
+        if was_read(line) and not (is_known and "completion_tokens" in counts):
             self._uncounted += 1
 
     @property
@@ -105,7 +105,7 @@ class Tally:
         return Summary(metrics={}, counts={}, usage=self.usage, batch_usage=self.batch_usage, **counted)
 
 
-def _was_read(line: Exchange) -> bool:
+def was_read(line: Exchange) -> bool:
     """Return whether the server charges for a line: it replied, and no filter refused the prompt unread."""
     is_unread = line.status == "filtered" and not line.raw and not line.latency_s
     if line.batch:  # whose seconds are not known: a filter that refuses a prompt says why

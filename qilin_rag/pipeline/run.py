@@ -14,6 +14,7 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Summary
 from qilin_rag.pipeline.asking import is_too_many, most_frequent_reason, started
 from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run_ceilings import runs_under_ceiling
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.scoring import check_names, foresee, score_directory, scorers_for, usable_scorers
 from qilin_rag.pipeline.stages import Prepared, ask, find_work, finish, prepare
@@ -34,7 +35,7 @@ def run(config: RunConfig) -> Run:
 def do(prepared: Prepared) -> Run:
     """Do a prepared run: ask what is left, score, and log which metrics were left out."""
     config = prepared.config
-    with prepared.directory.locked():
+    with prepared.directory.locked(), runs_under_ceiling([prepared]):
         work = find_work(prepared, is_alone=True)
         log = work.server_log
         with started(config, log) if work.needs_server else nullcontext(config.llm) as llm:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.batch.offline import Offline
 from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.ceiling import recorded_in
+from qilin_rag.llms.reservations import reservations_path
 from qilin_rag.llms.serving.server import Served, engine_of
 from qilin_rag.pipeline.answering import answer, calls_left, pending_questions
 from qilin_rag.pipeline.asking import Asking
@@ -221,7 +223,8 @@ def _retrieve(
             shared.prepare_search(config, pending)
             return Jobs.retrieved(pending, [Retrieved([])] * len(pending))
         try:
-            return Jobs.retrieved(pending, shared.retrieve(config, pending))
+            with _recorded_in(prepared.directory):
+                return Jobs.retrieved(pending, shared.retrieve(config, pending))
         except BaseException:
             _keep_rerank_use(prepared, earlier, clock)
             raise
@@ -281,14 +284,14 @@ def ask(work: Work, llm: LLM, label: str = "", waits: bool = True) -> Answered:
             directory.write_questions(prepared.questions)
         if len(work.jobs) and prepared.queries is not None:
             try:
-                with clock.stage("retrieval"):
+                with clock.stage("retrieval"), _recorded_in(directory):
                     work = work._replace(jobs=_search_queries(work, prepared.queries, llm))
             finally:  # what was asked before an error counts, too
                 work = _with_rerank_use(work)
                 manifest = manifest.model_copy(update={"rerank": work.reranked})
                 directory.write_manifest(manifest)
         if work.is_asking:
-            with clock.stage("generation"):
+            with clock.stage("generation"), _recorded_in(directory):
                 _answer(work, llm, label, waits)
     return Answered(work, manifest, times if is_done else None)  # scoring again takes no time
 
@@ -357,6 +360,11 @@ def _only_this_run() -> Iterator[None]:
         yield
     except FatalLLMError as error:
         raise QilinError(str(error)) from error
+
+
+def _recorded_in(directory: RunDirectory) -> AbstractContextManager[None]:
+    """Record meanwhile what calls reserve of a ceiling, if there is one."""
+    return recorded_in(reservations_path(directory.path / SAMPLES))
 
 
 def _repeated_jobs(prepared: Prepared) -> list[Job]:

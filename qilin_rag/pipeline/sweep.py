@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 from qilin_rag.config.resources import find_resource, read_yaml
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.config.spec import NO_QUERY, RunSpec
-from qilin_rag.core.errors import QilinError, UsageError, unknown_name
+from qilin_rag.core.errors import CeilingError, QilinError, UsageError, unknown_name
 from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.core.registry import QUERIES, describe
 from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.ceiling import error_of_ceiling
 from qilin_rag.pipeline.asking import started
+from qilin_rag.pipeline.ceilings import stopped_error
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run import say_left_out
+from qilin_rag.pipeline.run_ceilings import how_to_resume, progress_of, runs_under_ceiling
 from qilin_rag.pipeline.shared import Shared
 from qilin_rag.pipeline.stages import Answered, Prepared, Work, ask, find_work, finish, prepare, rest_of
 from qilin_rag.retrievers.mixed import Mixed
@@ -63,10 +66,11 @@ class Failure(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """The finished runs of a sweep, and the failures."""
+    """The finished runs of a sweep, the failures, and the error of a ceiling that stopped it."""
 
     runs: list[Run]
     failures: list[Failure]
+    stopped: CeilingError | None = None
 
 
 def read_sweep(
@@ -250,34 +254,39 @@ def sweep(configs: Sequence[RunConfig]) -> Swept:
         by_llm.setdefault(prepared.config.llm, []).append(prepared)
     done = Swept([], [])
     say_left_out(next(iter(runs.values())).left_out, "RUN")
-    with stage("runs", len(runs)) as advance:
-        for group in by_llm.values():
-            _sweep_llm(group, done, advance)
-    order = {path: number for number, path in enumerate(runs)}
-    done.runs.sort(key=lambda run: order[run.path])
-    return done
+    every = list(runs.values())
+    with runs_under_ceiling(every) as ceiling:
+        with stage("runs", len(runs)) as advance:
+            for group in by_llm.values():
+                _sweep_llm(group, done, advance)
+        order = {path: number for number, path in enumerate(runs)}
+        done.runs.sort(key=lambda run: order[run.path])
+        if ceiling is None or not ceiling.is_reached:
+            return done
+        return done._replace(stopped=stopped_error(ceiling, progress_of(every), "question", how_to_resume(configs[0])))
 
 
 def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None:
     """Do the runs of one LLM: ask them with one server, if one is needed, and score them when it has stopped."""
     with ExitStack() as locks:
         ready = _find_work(group, locks, done, advance)
-        lacking = next((work for work in ready if work.needs_server), None)
+        lacking = None if error_of_ceiling() else next((work for work in ready if work.needs_server), None)
         llm: LLM = group[0].config.llm
         server = started(lacking.prepared.config, lacking.server_log) if lacking else nullcontext(llm)
-        gone: QilinError | None = None
+        gone: QilinError | None = error_of_ceiling()
         asked: dict[Path, Answered | QilinError] = {}
         for work in ready:
             if not work.is_asking:
                 asked[work.prepared.directory.path] = _ask(work, llm, advance)
         try:
             with server as served:
-                for work in [_submit(work, served) for work in ready if work.is_asking]:
+                left = [work for work in ready if work.is_asking and gone is None]
+                for work in [_submit(work, served) for work in left]:
                     asked[work.prepared.directory.path] = _ask(work, served, advance)
         except QilinError as error:  # no server, or nobody answers any more: what is left for this LLM has to wait
             gone = error
-            for _ in range(len(ready) - len(asked)):
-                advance(failed=True)
+        for _ in range(len(ready) - len(asked)):
+            advance(failed=True)
         for work in ready:
             answered = asked.get(work.prepared.directory.path, gone)
             if isinstance(answered, Answered):
@@ -304,7 +313,7 @@ def _ask(work: Work, llm: LLM, advance: Advance) -> Answered | QilinError:
     """Ask the questions of a run; return the error if it affects only this run."""
     try:
         answered = ask(rest_of(work) if work.is_begun else work, llm, f"{work.prepared.label}: ")
-    except FatalLLMError:
+    except (FatalLLMError, CeilingError):
         raise
     except QilinError as error:
         advance(failed=True)

@@ -103,6 +103,11 @@ class LLMReranker(Ranker):
         return self._llm.price
 
     @property
+    def asked_llm(self) -> LLM:
+        """Return the LLM that orders notes."""
+        return self._llm
+
+    @property
     def answer_budget(self) -> int | None:
         """Return the most tokens of a reply."""
         return self._llm.answer_budget

@@ -11,7 +11,7 @@ from qilin_rag.config.destinations import is_address
 from qilin_rag.config.rerank_llm import LLM, is_llm
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import expanded
-from qilin_rag.core.registry import RANKERS
+from qilin_rag.core.registry import RANKERS, Component
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.ties import ranked
 from qilin_rag.core.types import Hit, Price, Question, RerankPrice, RerankUse
@@ -102,6 +102,11 @@ class Reranker(NamedTuple):
     def asks_server(self) -> bool:
         """Return whether its scores come from a server, which a dry run does not ask."""
         return isinstance(self.ranker, ServedReranker | LLMReranker)
+
+    @property
+    def asked_llm(self) -> Component | None:
+        """Return the LLM that orders the notes; None if none does."""
+        return self.ranker.asked_llm if isinstance(self.ranker, LLMReranker) else None
 
     @property
     def is_free(self) -> bool:

@@ -19,6 +19,7 @@ from qilin_rag.config.presets import preset_file, preset_settings
 from qilin_rag.core.errors import UsageError, naming_file
 from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms.base import LLM, FatalLLMError
+from qilin_rag.llms.image_tokens import Rule
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine, build_engine
 from qilin_rag.llms.serving.process import EngineProcess, check_context
@@ -144,7 +145,7 @@ class Served(LLM):
     @classmethod
     def by(cls, server: Server, client: OpenAICompatible) -> Self:
         """Return `client` connected to `server`."""
-        served = cls(client=client.model_copy(update={"base_url": server.address}))
+        served = cls(client=client.model_copy(update={"base_url": server.address}), price=client.price)
         served._server = server
         return served
 
@@ -156,6 +157,16 @@ class Served(LLM):
     def prompt_budget(self) -> int | None:
         """Return the client's budget."""
         return self.client.prompt_budget
+
+    @property
+    def answer_budget(self) -> int | None:
+        """Return the client's most tokens of an answer."""
+        return self.client.answer_budget
+
+    @property
+    def image_rule(self) -> Rule | None:
+        """Return the client's rule of counting images."""
+        return self.client.image_rule
 
     def check(self) -> dict[str, Any]:
         """Return the facts of the client's check, and of the server that we started."""

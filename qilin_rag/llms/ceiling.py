@@ -1,0 +1,217 @@
+"""Stop calls before they pass a ceiling of money or tokens: each reserves the most it can take, and then pays.
+
+`using` sets the ceiling of a block, and every call of an LLM in it goes through `ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from pathlib import Path
+
+from qilin_rag.core.errors import CeilingError
+from qilin_rag.core.text import estimate_tokens
+from qilin_rag.core.types import Completion, RenderedPrompt, Usage
+from qilin_rag.core.units import Amount
+from qilin_rag.llms.base import LLM, LLMError
+from qilin_rag.llms.image_tokens import tokens_of
+from qilin_rag.llms.replies import FILTERED
+from qilin_rag.llms.reservations import Reservations
+from qilin_rag.llms.spending import NOTHING, Spending, most_spent_on, spent_on, spent_on_reply
+
+_DOUBT = 3.0
+_REACHED = "the next call would pass the ceiling"
+
+
+class Ceiling:
+    """The most that calls may cost or take in tokens, together with what was spent before.
+
+    A call begins if everything fits below the ceiling: what was spent, what the calls under way have reserved, and the
+    most that it can take. A call that does not fit waits until others have ended, which mostly take less than they
+    reserved. If none is under way, it raises a `CeilingError`, and no call begins after that.
+
+    Reservations are estimates, and a server may write more than it was asked for. So all are multiplied by the largest
+    excess that was seen. Until many replies were seen, calls at the same time are multiplied by more: 1 + 3 / (1 + n)
+    after n replies. A call alone is not, so that at most one call passes the ceiling; nor are calls by batch, which
+    would take two batches.
+
+    Args:
+        cost: The most money, if it is limited.
+        tokens: The most tokens of prompts and answers, if they are limited.
+        spent: What was spent before.
+
+    Attributes:
+        is_reached: Whether a call did not fit.
+        refused: The most that this call would have taken.
+        while_waiting: Makes the context in which a call waits for others, so that nobody waits for this call.
+    """
+
+    def __init__(self, cost: Amount | None, tokens: int | None, spent: Spending = NOTHING) -> None:
+        self.cost, self.tokens = cost, tokens
+        self.spent = spent
+        self.is_reached = False
+        self.refused = NOTHING
+        self._most = Spending(math.inf if cost is None else cost.value, math.inf if tokens is None else tokens)
+        self._reserved = NOTHING
+        self._n_under_way = self._n_unbounded = self._n_replies = 0
+        self._excess = 1.0
+        self._longest: dict[str, int] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._reservations: Reservations | None = None
+        self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @contextmanager
+    def recorded_in(self, path: Path) -> Iterator[None]:
+        """Record reservations in a file meanwhile, so that calls under way at a crash count as spent afterwards."""
+        before, self._reservations = self._reservations, Reservations(path)
+        try:
+            yield
+        finally:
+            self._reservations.close()
+            self._reservations = before
+
+    async def ask(self, llm: LLM, prompt: RenderedPrompt) -> Completion:
+        """Return the LLM's answer.
+
+        Raises:
+            CeilingError: if the call does not fit below the ceiling; it was not made.
+        """
+        most = self._most_tokens(llm, prompt)
+        need = most_spent_on(most, llm.price, llm.by_batch)
+        await self._begin(need, llm.by_batch)
+        key = None if self._reservations is None or llm.by_batch else self._reservations.begin(need)
+        took = need  # a call that is cancelled may have been made
+        try:
+            completion = await llm.generate(prompt)
+            took = self._pay(llm, completion, most, need)
+            return completion
+        except LLMError as error:
+            took = spent_on(error.discarded, llm.price)
+            raise
+        except Exception:
+            took = NOTHING
+            raise
+        finally:
+            if key is not None and took is not need and self._reservations is not None:
+                self._reservations.end(key)
+            self._end(need, took)
+
+    def _most_tokens(self, llm: LLM, prompt: RenderedPrompt) -> Usage:
+        """Return the most tokens of a call, as far as they are known beforehand."""
+        n_prompt = sum(estimate_tokens(message["content"]) for message in prompt.messages)
+        n_prompt += sum(tokens_of(llm.image_rule, image) for image in prompt.images)
+        n_answer = llm.answer_budget
+        return Usage(
+            prompt_tokens=n_prompt,
+            completion_tokens=self._longest.get(llm.called()) if n_answer is None else n_answer,
+        )
+
+    def _pay(self, llm: LLM, completion: Completion, most: Usage, need: Spending) -> Spending:
+        """Return what a reply took, and learn from it."""
+        if completion.finish_reason == FILTERED and not completion.raw and not completion.latency_s:
+            return spent_on(completion.discarded, llm.price)  # a filter refused the prompt unread
+        usage = completion.usage
+        is_short = 3 * (usage.prompt_tokens or 0) < (most.prompt_tokens or 0)
+        took = spent_on_reply(usage, most, llm.price, completion.batch, is_short)
+        if usage.prompt_tokens is not None and usage.completion_tokens is not None:
+            self._n_replies += 1
+            longest = self._longest.get(llm.called(), 0)
+            self._longest[llm.called()] = max(longest, usage.completion_tokens)
+            if need.is_bounded:
+                pairs = ((took.cost, need.cost), (took.tokens, need.tokens))
+                self._excess = max(self._excess, *(got / asked for got, asked in pairs if asked), 1.0)
+        else:
+            took = took.times(self._excess)
+        return took.plus(spent_on(completion.discarded, llm.price))
+
+    def _fits(self, need: Spending, by_batch: bool) -> bool:
+        is_alone = not self._n_under_way
+        if self._n_unbounded or (not need.is_bounded and not is_alone):
+            return False
+        doubt = 0.0 if is_alone or by_batch else _DOUBT / (1 + self._n_replies)
+        total = self.spent.plus(self._reserved.plus(need).times(max(self._excess, 1.0 + doubt)))
+        return total.cost <= self._most.cost * (1 + 1e-9) and total.tokens <= self._most.tokens
+
+    async def _begin(self, need: Spending, by_batch: bool) -> None:
+        """Reserve, and wait for it if others are under way."""
+        is_again = False
+        while self.is_reached or not self._fits(need, by_batch):
+            if self.is_reached or not self._n_under_way:
+                self.is_reached, self.refused = True, need
+                raise CeilingError(_REACHED)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if is_again:
+                self._waiting.appendleft(waiter)
+            else:
+                self._waiting.append(waiter)
+            try:
+                with self.while_waiting():
+                    await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                else:
+                    self._wake()
+                raise
+            is_again = True
+        self._n_under_way += 1
+        self._n_unbounded += not need.is_bounded
+        self._reserved = self._reserved.plus(need)
+        self._wake()  # there may be room for one more
+
+    def _end(self, need: Spending, took: Spending) -> None:
+        self._n_under_way -= 1
+        self._n_unbounded -= not need.is_bounded
+        self._reserved = self._reserved.minus(need) if self._n_under_way else NOTHING
+        self.spent = self.spent.plus(took)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the first call that waits look again."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+_current: ContextVar[Ceiling | None] = ContextVar("ceiling", default=None)
+
+
+@contextmanager
+def using(ceiling: Ceiling | None) -> Iterator[None]:
+    """Set the ceiling of all calls in the block."""
+    token = _current.set(ceiling)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> Ceiling | None:
+    """Return the current ceiling; None if there is none."""
+    return _current.get()
+
+
+def error_of_ceiling() -> CeilingError | None:
+    """Return the error of any further call if the current ceiling is reached; None if calls may go on."""
+    ceiling = current()
+    return CeilingError(_REACHED) if ceiling is not None and ceiling.is_reached else None
+
+
+def recorded_in(path: Path) -> AbstractContextManager[None]:
+    """Record the reservations of the current ceiling in a file, if there is a ceiling; see `Ceiling.recorded_in`."""
+    ceiling = current()
+    return nullcontext() if ceiling is None else ceiling.recorded_in(path)
+
+
+async def ask(llm: LLM, prompt: RenderedPrompt) -> Completion:
+    """Return the LLM's answer; wait and stop as the current ceiling says, if there is one."""
+    ceiling = current()
+    if ceiling is None or not llm.takes_tokens:
+        return await llm.generate(prompt)
+    return await ceiling.ask(llm, prompt)
