@@ -118,6 +118,7 @@ class RunConfig(PlainSettings, LLMConfig):
         label, _ = query_llm_of(self.query.llm, self.llm_label, {"name": self.llm.called()})
         settings = {name: getattr(self, name) for name in AskSettings.model_fields}
         settings |= {"llm_label": label, "serve": self.serve and self.query.asks_own_llm}
+        settings |= {"max_cost": None, "max_tokens_total": None}  # those of the run count
         return LLMConfig(**settings, llm=build_query_llm(self.query.llm, self.llm))
 
     def spec(self) -> RunSpec:

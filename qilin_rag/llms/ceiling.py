@@ -21,7 +21,16 @@ from qilin_rag.llms.base import LLM, LLMError
 from qilin_rag.llms.image_tokens import tokens_of
 from qilin_rag.llms.replies import FILTERED
 from qilin_rag.llms.reservations import Reservations
-from qilin_rag.llms.spending import NOTHING, Spending, most_spent_on, spent_on, spent_on_reply
+from qilin_rag.llms.spending import (
+    NOTHING,
+    UNSPENT,
+    Spending,
+    SpentBefore,
+    excess_of,
+    most_spent_on,
+    spent_on,
+    spent_on_reply,
+)
 
 _DOUBT = 3.0
 _REACHED = "the next call would pass the ceiling"
@@ -42,7 +51,7 @@ class Ceiling:
     Args:
         cost: The most money, if it is limited.
         tokens: The most tokens of prompts and answers, if they are limited.
-        spent: What was spent before.
+        before: What was spent before.
 
     Attributes:
         is_reached: Whether a call did not fit.
@@ -50,16 +59,16 @@ class Ceiling:
         while_waiting: Makes the context in which a call waits for others, so that nobody waits for this call.
     """
 
-    def __init__(self, cost: Amount | None, tokens: int | None, spent: Spending = NOTHING) -> None:
+    def __init__(self, cost: Amount | None, tokens: int | None, before: SpentBefore = UNSPENT) -> None:
         self.cost, self.tokens = cost, tokens
-        self.spent = spent
+        self.spent = before.spent
         self.is_reached = False
         self.refused = NOTHING
         self._most = Spending(math.inf if cost is None else cost.value, math.inf if tokens is None else tokens)
         self._reserved = NOTHING
-        self._n_under_way = self._n_unbounded = self._n_replies = 0
-        self._excess = 1.0
-        self._longest: dict[str, int] = {}
+        self._n_under_way = self._n_unbounded = 0
+        self._excess, self._n_replies = before.excess, before.n_replies
+        self._longest: dict[int, int] = {}  # by the id of an LLM whose answers have no bound
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reservations: Reservations | None = None
         self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -105,10 +114,8 @@ class Ceiling:
         n_prompt = sum(estimate_tokens(message["content"]) for message in prompt.messages)
         n_prompt += sum(tokens_of(llm.image_rule, image) for image in prompt.images)
         n_answer = llm.answer_budget
-        return Usage(
-            prompt_tokens=n_prompt,
-            completion_tokens=self._longest.get(llm.called()) if n_answer is None else n_answer,
-        )
+        n_answer = self._longest.get(id(llm)) if n_answer is None else n_answer
+        return Usage(prompt_tokens=n_prompt, completion_tokens=n_answer)
 
     def _pay(self, llm: LLM, completion: Completion, most: Usage, need: Spending) -> Spending:
         """Return what a reply took, and learn from it."""
@@ -119,11 +126,9 @@ class Ceiling:
         took = spent_on_reply(usage, most, llm.price, completion.batch, is_short)
         if usage.prompt_tokens is not None and usage.completion_tokens is not None:
             self._n_replies += 1
-            longest = self._longest.get(llm.called(), 0)
-            self._longest[llm.called()] = max(longest, usage.completion_tokens)
-            if need.is_bounded:
-                pairs = ((took.cost, need.cost), (took.tokens, need.tokens))
-                self._excess = max(self._excess, *(got / asked for got, asked in pairs if asked), 1.0)
+            if llm.answer_budget is None:
+                self._longest[id(llm)] = max(self._longest.get(id(llm), 0), usage.completion_tokens)
+            self._excess = max(self._excess, excess_of(took, need))
         else:
             took = took.times(self._excess)
         return took.plus(spent_on(completion.discarded, llm.price))

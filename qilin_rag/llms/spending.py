@@ -39,6 +39,36 @@ class Spending(NamedTuple):
 NOTHING = Spending(0.0, 0)
 
 
+class SpentBefore(NamedTuple):
+    """What earlier calls took, and what they tell about further ones.
+
+    Attributes:
+        spent: What they took.
+        excess: The largest excess of a reply over what was foreseen, at least 1.
+        n_replies: The number of replies whose tokens are known.
+    """
+
+    spent: Spending = NOTHING
+    excess: float = 1.0
+    n_replies: int = 0
+
+    def plus(self, other: SpentBefore) -> SpentBefore:
+        """Return both together."""
+        excess = max(self.excess, other.excess)
+        return SpentBefore(self.spent.plus(other.spent), excess, self.n_replies + other.n_replies)
+
+
+UNSPENT = SpentBefore()
+
+
+def excess_of(took: Spending, need: Spending) -> float:
+    """Return by how much a reply exceeded what was foreseen; 1 if it did not."""
+    if not need.is_bounded:
+        return 1.0
+    pairs = ((took.cost, need.cost), (took.tokens, need.tokens))
+    return max(1.0, *(got / foreseen for got, foreseen in pairs if foreseen))
+
+
 def spent_on(usage: Usage, price: Price | None, by_batch: bool = False) -> Spending:
     """Return what tokens take; a kind of tokens without a price costs the most that it may."""
     tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)

@@ -16,7 +16,7 @@ from qilin_rag.core.units import format_amount, round_up
 from qilin_rag.llms import LLM
 from qilin_rag.llms.ceiling import Ceiling, recorded_in, using
 from qilin_rag.llms.reservations import reservations_path, spent_on_cut_off
-from qilin_rag.llms.spending import NOTHING, Spending, spent_on, spent_on_reply
+from qilin_rag.llms.spending import SpentBefore, excess_of, most_spent_on, spent_on, spent_on_reply
 from qilin_rag.pipeline.cost import was_read
 
 _IMAGE_TOKENS = 1_400  # of an image whose size is not known any more
@@ -30,17 +30,20 @@ class Progress(NamedTuple):
     left: int
 
 
-def spent_on_lines(lines: Iterable[Exchange], llm: LLM) -> Spending:
+def spent_on_lines(lines: Iterable[Exchange], llm: LLM) -> SpentBefore:
     """Return what replies on disk took; a count that is missing is the most that it can be."""
-    total = NOTHING
+    before = SpentBefore()
     for line in lines:
         if line.cached:
             continue
-        total = total.plus(spent_on(line.discarded, llm.price))
+        before = before.plus(SpentBefore(spent_on(line.discarded, llm.price)))
         if was_read(line):
             most = Usage(prompt_tokens=_prompt_tokens(line), completion_tokens=_most_written(line, llm))
-            total = total.plus(spent_on_reply(line.usage, most, llm.price, line.batch, line.short_count))
-    return total
+            took = spent_on_reply(line.usage, most, llm.price, line.batch, line.short_count)
+            is_known = line.usage.prompt_tokens is not None and line.usage.completion_tokens is not None
+            excess = excess_of(took, most_spent_on(most, llm.price, line.batch)) if is_known else 1.0
+            before = before.plus(SpentBefore(took, excess, int(is_known)))
+    return before
 
 
 def _prompt_tokens(line: Exchange) -> int:
@@ -59,17 +62,17 @@ def replies_under_ceiling(
 ) -> Iterator[None]:
     """Keep the calls of a judge below its ceiling, together with all `replies` that the file `path` holds before."""
 
-    def spent() -> Spending:
-        return spent_on_lines(replies(), config.llm).plus(spent_on_cut_off(reservations_path(path)))
+    def before() -> SpentBefore:
+        return spent_on_lines(replies(), config.llm).plus(SpentBefore(spent_on_cut_off(reservations_path(path))))
 
-    with under_ceiling(config, spent, progress, "judgement"), recorded_in(reservations_path(path)):
+    with under_ceiling(config, before, progress, "judgement"), recorded_in(reservations_path(path)):
         yield
 
 
 @contextmanager
 def under_ceiling(
     config: LLMConfig,
-    spent: Callable[[], Spending],
+    before: Callable[[], SpentBefore],
     progress: Callable[[], Progress],
     noun: str = "question",
     again: str = "the same command",
@@ -78,7 +81,7 @@ def under_ceiling(
 
     Args:
         config: The LLM and its settings.
-        spent: Returns what was spent before.
+        before: Returns what was spent before.
         progress: Returns what is done and left when calls stopped.
         noun: What is asked about, for the message.
         again: How to resume, for the message.
@@ -93,7 +96,7 @@ def under_ceiling(
         yield None
         return
     cost = config.max_cost and with_currency(config.max_cost, config.asked)
-    ceiling = Ceiling(cost, config.max_tokens_total, spent())
+    ceiling = Ceiling(cost, config.max_tokens_total, before())
     with using(ceiling):
         try:
             yield ceiling
@@ -105,21 +108,20 @@ def stopped_error(ceiling: Ceiling, progress: Progress, noun: str, again: str) -
     """Return the error of calls that stopped: what was spent, what is left, and how to resume."""
     spent, (done, left) = ceiling.spent, progress
     rest = spent.times(left / done) if done and spent.tokens else ceiling.refused.times(left)
-    needed = spent.plus(rest.times(_MARGIN))
-    least = spent.plus(ceiling.refused)
-    cost, refused = ceiling.cost, spent.plus(ceiling.refused)
-    is_by_tokens = cost is None or (ceiling.tokens is not None and refused.tokens > ceiling.tokens)
+    needed = spent.plus(rest.times(_MARGIN)).plus(ceiling.refused)
+    cost, next_tokens = ceiling.cost, spent.tokens + ceiling.refused.tokens
+    is_by_tokens = cost is None or (ceiling.tokens is not None and next_tokens > ceiling.tokens)
     spent_words, rest_words = f"{spent.tokens:,.0f} tokens", f"{rest.tokens:,.0f} tokens"
     if cost is not None:
         spent_words = f"{format_amount(spent.cost)} {cost.currency} and {spent_words}"
         rest_words = f"{format_amount(rest.cost)} {cost.currency}"
     if is_by_tokens:
         name, limit = "max_tokens_total (--max-tokens-total)", f"{ceiling.tokens:,}"
-        higher = f"--max-tokens-total {round_up(max(needed.tokens, least.tokens)):.0f}"
+        higher = f"--max-tokens-total {round_up(needed.tokens):.0f}"
     else:
         assert cost is not None
         name, limit = "max_cost (--max-cost)", f"{format_amount(cost.value)} {cost.currency}"
-        higher = f"--max-cost {round_up(max(needed.cost, least.cost)):g}{cost.currency}"
+        higher = f"--max-cost {round_up(needed.cost):g}{cost.currency}"
     what = (
         f"{spent_words} are spent on {done:,} of {counted(done + left, noun)}, {left:,} are left for about {rest_words}"
     )

@@ -12,16 +12,16 @@ from qilin_rag.core.types import QueryReply, Sample
 from qilin_rag.llms import LLM
 from qilin_rag.llms.ceiling import Ceiling
 from qilin_rag.llms.reservations import reservations_path, spent_on_cut_off
-from qilin_rag.llms.spending import NOTHING, Spending, spent_on
+from qilin_rag.llms.spending import SpentBefore, spent_on
 from qilin_rag.pipeline.answering import calls_left, pending_questions
 from qilin_rag.pipeline.ceilings import Progress, spent_on_lines, under_ceiling
 from qilin_rag.pipeline.run_directory import MANIFEST, QUERIES, REPEATS, SAMPLES, RunDirectory
 from qilin_rag.pipeline.stages import Prepared
 
 
-def spent_on_run(config: RunConfig, directory: RunDirectory) -> Spending:
+def spent_on_run(config: RunConfig, directory: RunDirectory) -> SpentBefore:
     """Return what a run took in all sessions, with the answers that a fresh start set aside."""
-    total = NOTHING
+    before = SpentBefore()
     query = config.query_config
     of_files: list[tuple[str, type[Sample] | type[QueryReply], LLM | None]] = [
         (SAMPLES, Sample, config.llm),
@@ -33,13 +33,13 @@ def spent_on_run(config: RunConfig, directory: RunDirectory) -> Spending:
             continue
         stem = name.partition(".")[0]
         for path in (directory.path / name, *sorted(directory.path.glob(f"{stem}-until-*.jsonl"))):
-            total = total.plus(spent_on_lines(read_lines(path, kind, half_line_ok=True), llm))
-    total = total.plus(spent_on_cut_off(reservations_path(directory.path / SAMPLES)))
+            before = before.plus(spent_on_lines(read_lines(path, kind, half_line_ok=True), llm))
+    before = before.plus(SpentBefore(spent_on_cut_off(reservations_path(directory.path / SAMPLES))))
     of_rerank: LLM | None = None if config.rerank is None else config.rerank.asked_llm
     if of_rerank is None or not (directory.path / MANIFEST).exists():
-        return total
+        return before
     use = directory.read_manifest().rerank
-    return total if use is None else total.plus(spent_on(use.usage, of_rerank.price))
+    return before if use is None else before.plus(SpentBefore(spent_on(use.usage, of_rerank.price)))
 
 
 def progress_of(runs: Sequence[Prepared]) -> Progress:
@@ -59,10 +59,10 @@ def runs_under_ceiling(runs: Sequence[Prepared]) -> Iterator[Ceiling | None]:
     """Keep the calls of runs, in all their sessions together, below their ceiling; see `under_ceiling`."""
     config = runs[0].config
 
-    def spent() -> Spending:
-        return functools.reduce(Spending.plus, (spent_on_run(each.config, each.directory) for each in runs))
+    def before() -> SpentBefore:
+        return functools.reduce(SpentBefore.plus, (spent_on_run(each.config, each.directory) for each in runs))
 
-    with under_ceiling(config, spent, lambda: progress_of(runs), again=how_to_resume(config)) as ceiling:
+    with under_ceiling(config, before, lambda: progress_of(runs), again=how_to_resume(config)) as ceiling:
         yield ceiling
 
 

@@ -20,7 +20,6 @@ from qilin_rag.core.units import Amount, read_amount, round_up
 from qilin_rag.llms.base import LLM, LLMError
 from qilin_rag.llms.ceiling import Ceiling, ask, using
 from qilin_rag.llms.reservations import spent_on_cut_off
-from qilin_rag.llms.spending import Spending
 
 PRICE = Price(currency="USD", prompt_per_mtok=1000, completion_per_mtok=4000, as_of="2026-11")
 BUDGET = 200
@@ -109,10 +108,10 @@ def ask_about(ceiling: Ceiling, llm: LLM, n_calls: int, concurrency: int, rng: r
 @pytest.mark.parametrize("seed", range(20))
 def test_no_more_than_one_call_passes_the_ceiling(seed: int, usage_of: Callable[[random.Random, int], Usage]) -> None:
     rng = random.Random(seed)
-    concurrency, dollars = rng.randint(1, 40), rng.uniform(0.1, 60)
+    concurrency, dollars = rng.randint(1, 40), rng.uniform(0.1, 40)
     payer = Payer.making(seed, usage_of)
     ceiling = Ceiling(Amount(dollars, "USD"), None)
-    assert ask_about(ceiling, payer, 250, concurrency, rng) == ceiling.is_reached
+    assert ask_about(ceiling, payer, 150, concurrency, rng) == ceiling.is_reached
     assert sum(payer.costs) <= dollars + max(payer.costs, default=0.0)
     if usage_of is announced:
         assert sum(payer.costs) <= dollars
@@ -127,7 +126,7 @@ def test_tokens_need_no_price(seed: int) -> None:
     concurrency, most = rng.randint(1, 40), rng.randint(100, 40_000)
     payer = Payer.making(seed, announced).model_copy(update={"price": None})
     ceiling = Ceiling(None, most)
-    ask_about(ceiling, payer, 150, concurrency, rng)
+    ask_about(ceiling, payer, 100, concurrency, rng)
     assert sum(payer.tokens) <= most
 
 
@@ -138,10 +137,10 @@ def test_a_ceiling_far_away_takes_no_call_out_of_the_same_time() -> None:
 
 
 def test_answers_without_a_bound_are_taken_to_be_as_long_as_the_longest_so_far() -> None:
-    for seed in range(5):
+    for seed in range(3):
         payer = Payer.making(seed, announced, budget=None)
         ceiling = Ceiling(Amount(20.0, "USD"), None)
-        assert ask_about(ceiling, payer, 250, 16, random.Random(seed))
+        assert ask_about(ceiling, payer, 150, 16, random.Random(seed))
         assert sum(payer.costs) <= 20 + max(payer.costs)
         assert payer._most_at_once > 1
 
@@ -210,9 +209,10 @@ def test_calls_that_were_cut_off_count_as_spent(tmp_path: Path) -> None:
         asyncio.run(cut_off())
     most = PRICE.of(Usage(prompt_tokens=120, completion_tokens=BUDGET))
     assert ceiling.spent.cost == pytest.approx(3 * most)
-    assert spent_on_cut_off(path) == Spending(pytest.approx(3 * most), 3 * (120 + BUDGET))
+    assert spent_on_cut_off(path).cost == pytest.approx(3 * most)
+    assert spent_on_cut_off(path).tokens == 3 * (120 + BUDGET)
     with using(ceiling), ceiling.recorded_in(path):
-        asyncio.run(ask(Payer.making(3, announced), prompt_of(100)))  # type: ignore[arg-type]
+        asyncio.run(ask(Payer.making(3, announced), prompt_of(100)))
     assert len(path.read_text().splitlines()) == 3  # ended ones are gone, those that were cut off stay
     path.write_text(path.read_text() + '{"id": "x", "cost": 1.0, "to')  # a crash within a line
     assert spent_on_cut_off(path).tokens == 3 * (120 + BUDGET)
