@@ -19,7 +19,7 @@ _SECTIONS = {
     "Retrieval": "retriever retrievers query top_k note_fields note_order note_chars note_images image_size noise "
     "rerank rerank_depth rerank_weight engine sweep:controls",
     "Model": "llm llms prompt prompts ranker checkpoint train without concurrency batch base_url api_key_env stream "
-    "serve port repeat no_cache fail_on_error allow_code encoder layer",
+    "serve port repeat no_cache max_cost max_tokens_total fail_on_error allow_code encoder layer",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal per_call language by criterion one_by_one",
     "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "

@@ -24,7 +24,7 @@ from qilin_rag.llms.reservations import Reservations
 from qilin_rag.llms.spending import (
     NOTHING,
     UNSPENT,
-    Spending,
+    SpentAmount,
     SpentBefore,
     excess_of,
     most_spent_on,
@@ -36,7 +36,7 @@ _DOUBT = 3.0
 _REACHED = "the next call would pass the ceiling"
 
 
-class Ceiling:
+class SpendingCeiling:
     """The most that calls may cost or take in tokens, together with what was spent before.
 
     A call begins if everything fits below the ceiling: what was spent, what the calls under way have reserved, and the
@@ -64,7 +64,7 @@ class Ceiling:
         self.spent = before.spent
         self.is_reached = False
         self.refused = NOTHING
-        self._most = Spending(math.inf if cost is None else cost.value, math.inf if tokens is None else tokens)
+        self._most = SpentAmount(math.inf if cost is None else cost.value, math.inf if tokens is None else tokens)
         self._reserved = NOTHING
         self._n_under_way = self._n_unbounded = 0
         self._excess, self._n_replies = before.excess, before.n_replies
@@ -117,7 +117,7 @@ class Ceiling:
         n_answer = self._longest.get(id(llm)) if n_answer is None else n_answer
         return Usage(prompt_tokens=n_prompt, completion_tokens=n_answer)
 
-    def _pay(self, llm: LLM, completion: Completion, most: Usage, need: Spending) -> Spending:
+    def _pay(self, llm: LLM, completion: Completion, most: Usage, need: SpentAmount) -> SpentAmount:
         """Return what a reply took, and learn from it."""
         if completion.finish_reason == FILTERED and not completion.raw and not completion.latency_s:
             return spent_on(completion.discarded, llm.price)  # a filter refused the prompt unread
@@ -133,7 +133,7 @@ class Ceiling:
             took = took.times(self._excess)
         return took.plus(spent_on(completion.discarded, llm.price))
 
-    def _fits(self, need: Spending, by_batch: bool) -> bool:
+    def _fits(self, need: SpentAmount, by_batch: bool) -> bool:
         is_alone = not self._n_under_way
         if self._n_unbounded or (not need.is_bounded and not is_alone):
             return False
@@ -141,7 +141,7 @@ class Ceiling:
         total = self.spent.plus(self._reserved.plus(need).times(max(self._excess, 1.0 + doubt)))
         return total.cost <= self._most.cost * (1 + 1e-9) and total.tokens <= self._most.tokens
 
-    async def _begin(self, need: Spending, by_batch: bool) -> None:
+    async def _begin(self, need: SpentAmount, by_batch: bool) -> None:
         """Reserve, and wait for it if others are under way."""
         is_again = False
         while self.is_reached or not self._fits(need, by_batch):
@@ -168,7 +168,7 @@ class Ceiling:
         self._reserved = self._reserved.plus(need)
         self._wake()  # there may be room for one more
 
-    def _end(self, need: Spending, took: Spending) -> None:
+    def _end(self, need: SpentAmount, took: SpentAmount) -> None:
         self._n_under_way -= 1
         self._n_unbounded -= not need.is_bounded
         self._reserved = self._reserved.minus(need) if self._n_under_way else NOTHING
@@ -184,11 +184,11 @@ class Ceiling:
                 return
 
 
-_current: ContextVar[Ceiling | None] = ContextVar("ceiling", default=None)
+_current: ContextVar[SpendingCeiling | None] = ContextVar("ceiling", default=None)
 
 
 @contextmanager
-def using(ceiling: Ceiling | None) -> Iterator[None]:
+def using(ceiling: SpendingCeiling | None) -> Iterator[None]:
     """Set the ceiling of all calls in the block."""
     token = _current.set(ceiling)
     try:
@@ -197,19 +197,19 @@ def using(ceiling: Ceiling | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def current() -> Ceiling | None:
+def current() -> SpendingCeiling | None:
     """Return the current ceiling; None if there is none."""
     return _current.get()
 
 
 def error_of_ceiling() -> CeilingError | None:
-    """Return the error of any further call if the current ceiling is reached; None if calls may go on."""
+    """Return the error of any further call if the current ceiling is reached; None if calls may begin."""
     ceiling = current()
     return CeilingError(_REACHED) if ceiling is not None and ceiling.is_reached else None
 
 
 def recorded_in(path: Path) -> AbstractContextManager[None]:
-    """Record the reservations of the current ceiling in a file, if there is a ceiling; see `Ceiling.recorded_in`."""
+    """Record the reservations of the current ceiling, if there is one, in a file (`SpendingCeiling.recorded_in`)."""
     ceiling = current()
     return nullcontext() if ceiling is None else ceiling.recorded_in(path)
 

@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt
 
 from qilin_rag.core.files import mend_last_line, open_new, read_lines, write_all, write_text, writing
 from qilin_rag.core.types import Figure, Frozen
-from qilin_rag.llms.spending import NOTHING, Spending
+from qilin_rag.llms.spending import NOTHING, SpentAmount
 
 
 class Reservation(Frozen):
@@ -42,11 +42,11 @@ def cut_off_in(path: Path) -> list[Reservation]:
     return list(left.values())
 
 
-def spent_on_cut_off(path: Path) -> Spending:
+def spent_on_cut_off(path: Path) -> SpentAmount:
     """Return the most that calls took that were cut off."""
     total = NOTHING
     for each in cut_off_in(path):
-        total = total.plus(Spending(max(0.0, each.cost), each.tokens))
+        total = total.plus(SpentAmount(max(0.0, each.cost), each.tokens))
     return total
 
 
@@ -59,7 +59,7 @@ class Reservations:
         self._n = 0
         self._file: IO[bytes] | None = None
 
-    def begin(self, most: Spending) -> str:
+    def begin(self, most: SpentAmount) -> str:
         """Record what a call takes at most; return its key."""
         self._n += 1
         key = f"{self._session}-{self._n}"

@@ -10,7 +10,7 @@ _DEAREST_WRITE = 2.0
 """The price of prompt tokens that a provider adds to its cache, in that of others: Anthropic's for an hour."""
 
 
-class Spending(NamedTuple):
+class SpentAmount(NamedTuple):
     """Money in the currency of the price list, and tokens of prompts and answers.
 
     Attributes:
@@ -23,24 +23,24 @@ class Spending(NamedTuple):
     tokens: float
     is_bounded: bool = True
 
-    def plus(self, other: Spending) -> Spending:
+    def plus(self, other: SpentAmount) -> SpentAmount:
         """Return the sum of both."""
-        return Spending(self.cost + other.cost, self.tokens + other.tokens)
+        return SpentAmount(self.cost + other.cost, self.tokens + other.tokens)
 
-    def minus(self, other: Spending) -> Spending:
+    def minus(self, other: SpentAmount) -> SpentAmount:
         """Return the difference of both, at least 0."""
-        return Spending(max(0.0, self.cost - other.cost), max(0.0, self.tokens - other.tokens))
+        return SpentAmount(max(0.0, self.cost - other.cost), max(0.0, self.tokens - other.tokens))
 
-    def times(self, factor: float) -> Spending:
+    def times(self, factor: float) -> SpentAmount:
         """Return a multiple."""
-        return Spending(self.cost * factor, self.tokens * factor)
+        return SpentAmount(self.cost * factor, self.tokens * factor)
 
 
-NOTHING = Spending(0.0, 0)
+NOTHING = SpentAmount(0.0, 0)
 
 
 class SpentBefore(NamedTuple):
-    """What earlier calls took, and what they tell about further ones.
+    """Money and tokens that earlier calls took, and what they tell about further ones.
 
     Attributes:
         spent: What they took.
@@ -48,7 +48,7 @@ class SpentBefore(NamedTuple):
         n_replies: The number of replies whose tokens are known.
     """
 
-    spent: Spending = NOTHING
+    spent: SpentAmount = NOTHING
     excess: float = 1.0
     n_replies: int = 0
 
@@ -61,7 +61,7 @@ class SpentBefore(NamedTuple):
 UNSPENT = SpentBefore()
 
 
-def excess_of(took: Spending, need: Spending) -> float:
+def excess_of(took: SpentAmount, need: SpentAmount) -> float:
     """Return by how much a reply exceeded what was foreseen; 1 if it did not."""
     if not need.is_bounded:
         return 1.0
@@ -69,23 +69,23 @@ def excess_of(took: Spending, need: Spending) -> float:
     return max(1.0, *(got / foreseen for got, foreseen in pairs if foreseen))
 
 
-def spent_on(usage: Usage, price: Price | None, by_batch: bool = False) -> Spending:
+def spent_on(usage: Usage, price: Price | None, by_batch: bool = False) -> SpentAmount:
     """Return what tokens take; a kind of tokens without a price costs the most that it may."""
     tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
     if price is None:
-        return Spending(0.0, tokens)
+        return SpentAmount(0.0, tokens)
     cost = price.of(usage, by_batch and price.batch_factor is not None)
     if usage.cache_write_tokens and price.cache_write_per_mtok is None:
         cost += (_DEAREST_WRITE - 1) * usage.cache_write_tokens * price.prompt_per_mtok / 1e6
-    return Spending(cost, tokens)
+    return SpentAmount(cost, tokens)
 
 
-def most_spent_on(most: Usage, price: Price | None, by_batch: bool) -> Spending:
+def most_spent_on(most: Usage, price: Price | None, by_batch: bool) -> SpentAmount:
     """Return what a call takes at most; without a bound of its answer, what its prompt takes."""
     return spent_on(most, price, by_batch)._replace(is_bounded=most.completion_tokens is not None)
 
 
-def spent_on_reply(usage: Usage, most: Usage, price: Price | None, by_batch: bool, is_short: bool) -> Spending:
+def spent_on_reply(usage: Usage, most: Usage, price: Price | None, by_batch: bool, is_short: bool) -> SpentAmount:
     """Return what a reply takes.
 
     Args:

@@ -14,7 +14,7 @@ from qilin_rag.core.text import counted, estimate_tokens
 from qilin_rag.core.types import Exchange, Usage
 from qilin_rag.core.units import format_amount, round_up
 from qilin_rag.llms import LLM
-from qilin_rag.llms.ceiling import Ceiling, recorded_in, using
+from qilin_rag.llms.ceiling import SpendingCeiling, recorded_in, using
 from qilin_rag.llms.reservations import reservations_path, spent_on_cut_off
 from qilin_rag.llms.spending import SpentBefore, excess_of, most_spent_on, spent_on, spent_on_reply
 from qilin_rag.pipeline.cost import was_read
@@ -76,7 +76,7 @@ def under_ceiling(
     progress: Callable[[], Progress],
     noun: str = "question",
     again: str = "the same command",
-) -> Iterator[Ceiling | None]:
+) -> Iterator[SpendingCeiling | None]:
     """Keep the calls of the block below the ceiling of `config`, if it has one.
 
     Args:
@@ -96,7 +96,7 @@ def under_ceiling(
         yield None
         return
     cost = config.max_cost and with_currency(config.max_cost, config.asked)
-    ceiling = Ceiling(cost, config.max_tokens_total, before())
+    ceiling = SpendingCeiling(cost, config.max_tokens_total, before())
     with using(ceiling):
         try:
             yield ceiling
@@ -104,7 +104,7 @@ def under_ceiling(
             raise stopped_error(ceiling, progress(), noun, again) from None
 
 
-def stopped_error(ceiling: Ceiling, progress: Progress, noun: str, again: str) -> CeilingError:
+def stopped_error(ceiling: SpendingCeiling, progress: Progress, noun: str, again: str) -> CeilingError:
     """Return the error of calls that stopped: what was spent, what is left, and how to resume."""
     spent, (done, left) = ceiling.spent, progress
     rest = spent.times(left / done) if done and spent.tokens else ceiling.refused.times(left)

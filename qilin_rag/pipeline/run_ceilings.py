@@ -10,7 +10,7 @@ from qilin_rag.config.run import RunConfig
 from qilin_rag.core.files import read_lines
 from qilin_rag.core.types import QueryReply, Sample
 from qilin_rag.llms import LLM
-from qilin_rag.llms.ceiling import Ceiling
+from qilin_rag.llms.ceiling import SpendingCeiling
 from qilin_rag.llms.reservations import reservations_path, spent_on_cut_off
 from qilin_rag.llms.spending import SpentBefore, spent_on
 from qilin_rag.pipeline.answering import calls_left, pending_questions
@@ -55,7 +55,7 @@ def progress_of(runs: Sequence[Prepared]) -> Progress:
 
 
 @contextmanager
-def runs_under_ceiling(runs: Sequence[Prepared]) -> Iterator[Ceiling | None]:
+def runs_under_ceiling(runs: Sequence[Prepared]) -> Iterator[SpendingCeiling | None]:
     """Keep the calls of runs, in all their sessions together, below their ceiling; see `under_ceiling`."""
     config = runs[0].config
 

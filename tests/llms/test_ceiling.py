@@ -18,7 +18,7 @@ from qilin_rag.core.text import estimate_tokens
 from qilin_rag.core.types import Completion, Message, Price, RenderedPrompt, Usage
 from qilin_rag.core.units import Amount, read_amount, round_up
 from qilin_rag.llms.base import LLM, LLMError
-from qilin_rag.llms.ceiling import Ceiling, ask, using
+from qilin_rag.llms.ceiling import SpendingCeiling, ask, using
 from qilin_rag.llms.reservations import spent_on_cut_off
 
 PRICE = Price(currency="USD", prompt_per_mtok=1000, completion_per_mtok=4000, as_of="2026-11")
@@ -88,7 +88,7 @@ def longer(rng: random.Random, n_prompt: int) -> Usage:
     return Usage(prompt_tokens=int(n_prompt * rng.uniform(0.5, 1.5)), completion_tokens=rng.randint(1, 3 * BUDGET))
 
 
-def ask_about(ceiling: Ceiling, llm: LLM, n_calls: int, concurrency: int, rng: random.Random) -> bool:
+def ask_about(ceiling: SpendingCeiling, llm: LLM, n_calls: int, concurrency: int, rng: random.Random) -> bool:
     """Ask until all is done or the ceiling stops it; return whether it did."""
 
     async def one(n_chars: int) -> None:
@@ -110,7 +110,7 @@ def test_no_more_than_one_call_passes_the_ceiling(seed: int, usage_of: Callable[
     rng = random.Random(seed)
     concurrency, dollars = rng.randint(1, 40), rng.uniform(0.1, 40)
     payer = Payer.making(seed, usage_of)
-    ceiling = Ceiling(Amount(dollars, "USD"), None)
+    ceiling = SpendingCeiling(Amount(dollars, "USD"), None)
     assert ask_about(ceiling, payer, 150, concurrency, rng) == ceiling.is_reached
     assert sum(payer.costs) <= dollars + max(payer.costs, default=0.0)
     if usage_of is announced:
@@ -125,21 +125,21 @@ def test_tokens_need_no_price(seed: int) -> None:
     rng = random.Random(seed)
     concurrency, most = rng.randint(1, 40), rng.randint(100, 40_000)
     payer = Payer.making(seed, announced).model_copy(update={"price": None})
-    ceiling = Ceiling(None, most)
+    ceiling = SpendingCeiling(None, most)
     ask_about(ceiling, payer, 100, concurrency, rng)
     assert sum(payer.tokens) <= most
 
 
 def test_a_ceiling_far_away_takes_no_call_out_of_the_same_time() -> None:
     payer = Payer.making(1, announced)
-    assert not ask_about(Ceiling(Amount(1000.0, "USD"), 10**9), payer, 100, 16, random.Random(1))
+    assert not ask_about(SpendingCeiling(Amount(1000.0, "USD"), 10**9), payer, 100, 16, random.Random(1))
     assert payer._most_at_once == 16
 
 
 def test_answers_without_a_bound_are_taken_to_be_as_long_as_the_longest_so_far() -> None:
     for seed in range(3):
         payer = Payer.making(seed, announced, budget=None)
-        ceiling = Ceiling(Amount(20.0, "USD"), None)
+        ceiling = SpendingCeiling(Amount(20.0, "USD"), None)
         assert ask_about(ceiling, payer, 150, 16, random.Random(seed))
         assert sum(payer.costs) <= 20 + max(payer.costs)
         assert payer._most_at_once > 1
@@ -147,7 +147,7 @@ def test_answers_without_a_bound_are_taken_to_be_as_long_as_the_longest_so_far()
 
 def test_a_ceiling_below_one_call_asks_nothing() -> None:
     payer = Payer.making(1, announced)
-    ceiling = Ceiling(Amount(0.01, "USD"), None)
+    ceiling = SpendingCeiling(Amount(0.01, "USD"), None)
     assert ask_about(ceiling, payer, 50, 16, random.Random(1)) and not payer.costs
     assert ask_about(ceiling, payer, 50, 1, random.Random(1)) and not payer.costs
 
@@ -186,7 +186,7 @@ class Together(Payer):
 def test_who_collects_calls_does_not_wait_for_one_that_waits_for_the_ceiling() -> None:
     collecting = Together(budget=BUDGET)
     collecting._rng, collecting._usage_of = random.Random(1), announced
-    ceiling = Ceiling(Amount(9.0, "USD"), None)
+    ceiling = SpendingCeiling(Amount(9.0, "USD"), None)
     ceiling.while_waiting = lambda: collecting
     assert ask_about(ceiling, collecting, 300, 30, random.Random(1))
     assert 5 < sum(collecting.costs) <= 9
@@ -199,7 +199,7 @@ def test_calls_that_were_cut_off_count_as_spent(tmp_path: Path) -> None:
             raise AssertionError
 
     path = tmp_path / "reservations.jsonl"
-    ceiling = Ceiling(Amount(50.0, "USD"), None)
+    ceiling = SpendingCeiling(Amount(50.0, "USD"), None)
 
     async def cut_off() -> None:
         with pytest.raises(TimeoutError):
@@ -225,7 +225,7 @@ def test_calls_that_were_cut_off_count_as_spent(tmp_path: Path) -> None:
 
 def test_no_reservation_stays_of_calls_that_ended(tmp_path: Path) -> None:
     path = tmp_path / "reservations.jsonl"
-    ceiling = Ceiling(None, 10_000)
+    ceiling = SpendingCeiling(None, 10_000)
     with ceiling.recorded_in(path):
         ask_about(ceiling, Payer.making(1, announced), 20, 4, random.Random(1))
         assert path.exists()
