@@ -14,13 +14,14 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from qilin_rag.core.errors import CeilingError
+from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.text import estimate_tokens
 from qilin_rag.core.types import Completion, RenderedPrompt, Usage
 from qilin_rag.core.units import Amount
 from qilin_rag.llms.base import LLM, LLMError
 from qilin_rag.llms.image_tokens import tokens_of
 from qilin_rag.llms.replies import FILTERED
-from qilin_rag.llms.reservations import Reservations
+from qilin_rag.llms.reservations import Reservations, cut_off_in
 from qilin_rag.llms.spending import (
     NOTHING,
     UNSPENT,
@@ -71,12 +72,17 @@ class SpendingCeiling:
         self._longest: dict[int, int] = {}  # by the id of an LLM whose answers have no bound
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reservations: Reservations | None = None
+        self._carried: dict[str, dict[str, SpentAmount]] = {}  # reservations of prompts in batches that were left
         self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @contextmanager
     def recorded_in(self, path: Path) -> Iterator[None]:
         """Record reservations in a file meanwhile, so that calls under way at a crash count as spent afterwards."""
         before, self._reservations = self._reservations, Reservations(path)
+        for each in cut_off_in(path):
+            if prompt_key := each.id.rpartition("/")[0]:
+                amount = SpentAmount(max(0.0, each.cost), each.tokens)
+                self._carried.setdefault(prompt_key, {})[each.id] = amount
         try:
             yield
         finally:
@@ -89,25 +95,53 @@ class SpendingCeiling:
         Raises:
             CeilingError: if the call does not fit below the ceiling; it was not made.
         """
+        by_batch = llm.by_batch
         most = self._most_tokens(llm, prompt)
-        need = most_spent_on(most, llm.price, llm.by_batch)
-        await self._begin(need, llm.by_batch)
-        key = None if self._reservations is None or llm.by_batch else self._reservations.begin(need)
-        took = need  # a call that is cancelled may have been made
+        need = most_spent_on(most, llm.price, by_batch)
+        prompt_key = self._key_of(prompt) if by_batch else ""
+        with self._taken_back(prompt_key):
+            await self._begin(need, by_batch)
+            key = None if self._reservations is None else self._reservations.begin(need, prompt_key)
+        took: SpentAmount | None = None  # a call that is cut off may have been made
         try:
             completion = await llm.generate(prompt)
-            took = self._pay(llm, completion, most, need)
+            took = self._pay(llm, completion, most, need, by_batch)
             return completion
         except LLMError as error:
             took = spent_on(error.discarded, llm.price)
             raise
         except Exception:
-            took = NOTHING
+            took = None if by_batch else NOTHING
             raise
         finally:
-            if key is not None and took is not need and self._reservations is not None:
+            if took is None and by_batch:
+                self._carried.setdefault(prompt_key, {})[key or ""] = need
+            elif took is not None and key is not None and self._reservations is not None:
                 self._reservations.end(key)
-            self._end(need, took)
+            self._end(need, need if took is None else took)
+
+    def _key_of(self, prompt: RenderedPrompt) -> str:
+        """Return the key of a prompt among those whose reservations are in the same file."""
+        at = "" if self._reservations is None else str(self._reservations.path.absolute())
+        return json_hash([at, prompt.messages], sort_keys=False, ensure_ascii=False)
+
+    @contextmanager
+    def _taken_back(self, prompt_key: str) -> Iterator[None]:
+        """Take back what the same prompt has reserved before it was cut off, if it is in a batch: it is paid once."""
+        before = self._carried.get(prompt_key)
+        if not before:
+            yield
+            return
+        key, amount = before.popitem()
+        self.spent = self.spent.minus(amount)
+        try:
+            yield
+        except BaseException:
+            before[key] = amount
+            self.spent = self.spent.plus(amount)
+            raise
+        if key and self._reservations is not None:
+            self._reservations.end(key)
 
     def _most_tokens(self, llm: LLM, prompt: RenderedPrompt) -> Usage:
         """Return the most tokens of a call, as far as they are known beforehand."""
@@ -117,13 +151,13 @@ class SpendingCeiling:
         n_answer = self._longest.get(id(llm)) if n_answer is None else n_answer
         return Usage(prompt_tokens=n_prompt, completion_tokens=n_answer)
 
-    def _pay(self, llm: LLM, completion: Completion, most: Usage, need: SpentAmount) -> SpentAmount:
+    def _pay(self, llm: LLM, completion: Completion, most: Usage, need: SpentAmount, by_batch: bool) -> SpentAmount:
         """Return what a reply took, and learn from it."""
         if completion.finish_reason == FILTERED and not completion.raw and not completion.latency_s:
             return spent_on(completion.discarded, llm.price)  # a filter refused the prompt unread
         usage = completion.usage
         is_short = 3 * (usage.prompt_tokens or 0) < (most.prompt_tokens or 0)
-        took = spent_on_reply(usage, most, llm.price, completion.batch, is_short)
+        took = spent_on_reply(usage, most, llm.price, completion.batch or by_batch, is_short)
         if usage.prompt_tokens is not None and usage.completion_tokens is not None:
             self._n_replies += 1
             if llm.answer_budget is None:

@@ -1,7 +1,8 @@
 """Keep on disk what calls under way have reserved, so that a crash does not make them free.
 
 A call adds a line before it begins, and another one when it has ended. A reservation without an end is of a call that
-a crash or Ctrl-C cut off: its server may charge for it, and no other file tells of it.
+a crash or Ctrl-C cut off: its server may charge for it, and no other file tells of it. A prompt in a batch is known by
+its key, since the batch brings its reply to the next session.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ class Reservations:
     """The reservations of one session in a file, which is made with the first call."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._session = secrets.token_hex(8)
         self._n = 0
         self._file: IO[bytes] | None = None
 
-    def begin(self, most: SpentAmount) -> str:
-        """Record what a call takes at most; return its key."""
+    def begin(self, most: SpentAmount, prompt_key: str = "") -> str:
+        """Record what a call takes at most; return its key, which begins with that of its prompt if it has one."""
         self._n += 1
-        key = f"{self._session}-{self._n}"
+        key = f"{prompt_key}/{self._session}-{self._n}"
         self._write(Reservation(id=key, cost=most.cost, tokens=round(most.tokens)))
         return key
 
@@ -76,15 +77,15 @@ class Reservations:
             return
         self._file.close()
         self._file = None
-        if left := cut_off_in(self._path):
-            write_text(self._path, (f"{each.model_dump_json()}\n" for each in left))
+        if left := cut_off_in(self.path):
+            write_text(self.path, (f"{each.model_dump_json()}\n" for each in left))
         else:
-            with writing(self._path):
-                self._path.unlink()
+            with writing(self.path):
+                self.path.unlink()
 
     def _write(self, line: Reservation) -> None:
-        with writing(self._path):
+        with writing(self.path):
             if self._file is None:
-                mend_last_line(self._path)
-                self._file = open_new(self._path, "ab")
+                mend_last_line(self.path)
+                self._file = open_new(self.path, "ab")
             write_all(self._file, line.model_dump_json(exclude_defaults=True).encode() + b"\n")

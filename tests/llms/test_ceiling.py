@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import PrivateAttr
 
-from qilin_rag.core.errors import CeilingError, UsageError
+from qilin_rag.core.errors import CeilingError, QilinError, UsageError
 from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.text import estimate_tokens
 from qilin_rag.core.types import Completion, Message, Price, RenderedPrompt, Usage
@@ -20,6 +20,7 @@ from qilin_rag.core.units import Amount, read_amount, round_up
 from qilin_rag.llms.base import LLM, LLMError
 from qilin_rag.llms.ceiling import SpendingCeiling, ask, using
 from qilin_rag.llms.reservations import spent_on_cut_off
+from qilin_rag.llms.spending import SpentBefore
 
 PRICE = Price(currency="USD", prompt_per_mtok=1000, completion_per_mtok=4000, as_of="2026-11")
 BUDGET = 200
@@ -221,6 +222,46 @@ def test_calls_that_were_cut_off_count_as_spent(tmp_path: Path) -> None:
     path.write_text('{"id": "x", "cost": NaN}\n')
     with pytest.raises(UsageError):
         spent_on_cut_off(path)
+
+
+def test_a_prompt_in_a_batch_that_was_left_is_paid_once(tmp_path: Path) -> None:
+    path = tmp_path / "reservations.jsonl"
+
+    class LeavesFirst(Payer):
+        _n: int = PrivateAttr(default=0)
+
+        @property
+        def by_batch(self) -> bool:
+            return True
+
+        async def generate(self, prompt: RenderedPrompt) -> Completion:
+            self._n += 1
+            is_first = self._n <= 3
+            await asyncio.sleep(0)
+            if is_first:
+                raise QilinError("submitted; come again")
+            usage = Usage(prompt_tokens=50, completion_tokens=10)
+            return Completion(text="答", raw="答", model="m", finish_reason="stop", usage=usage)
+
+    most, took = PRICE.of(Usage(prompt_tokens=120, completion_tokens=BUDGET)), 0.05 + 0.04
+
+    async def submit(llm: LLM) -> list[object]:
+        return await asyncio.gather(*(ask(llm, prompt_of(100)) for _ in range(3)), return_exceptions=True)
+
+    ceiling, llm = SpendingCeiling(Amount(3.5 * most, "USD"), None), LeavesFirst()
+    with using(ceiling):
+        with ceiling.recorded_in(path):
+            asyncio.run(submit(llm))
+        assert ceiling.spent.cost == pytest.approx(3 * most)  # the same prompt three times, each in the batch
+        with pytest.raises(CeilingError), ceiling.recorded_in(path):
+            asyncio.run(ask(llm, prompt_of(99)))
+    again = SpendingCeiling(Amount(3.5 * most, "USD"), None, SpentBefore(spent_on_cut_off(path)))
+    assert again.spent.cost == pytest.approx(3 * most)
+    with using(again), again.recorded_in(path):
+        replies = asyncio.run(submit(llm))
+        assert all(isinstance(reply, Completion) for reply in replies)
+    assert again.spent.cost == pytest.approx(3 * took)
+    assert not path.exists()
 
 
 def test_no_reservation_stays_of_calls_that_ended(tmp_path: Path) -> None:
