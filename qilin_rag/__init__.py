@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qilin_rag.api.comparing import Leaderboard, compare, leaderboard
     from qilin_rag.api.judging import judge
     from qilin_rag.api.runs import RunList, load_runs, run
-    from qilin_rag.core.errors import FailedSamplesError, QilinError, UsageError
+    from qilin_rag.core.errors import CeilingError, FailedSamplesError, QilinError, UsageError
     from qilin_rag.core.types import Hit, Note, Question
     from qilin_rag.llms.base import LLM
     from qilin_rag.llms.extractive import Extractive
@@ -54,7 +54,7 @@ _NAMES = {
     "api.comparing": ("Leaderboard", "compare", "leaderboard"),
     "api.judging": ("judge",),
     "api.runs": ("RunList", "load_runs", "run"),
-    "core.errors": ("FailedSamplesError", "QilinError", "UsageError"),
+    "core.errors": ("CeilingError", "FailedSamplesError", "QilinError", "UsageError"),
     "core.types": ("Hit", "Note", "Question"),
     "llms.base": ("LLM",),
     "llms.extractive": ("Extractive",),
@@ -99,6 +99,7 @@ __all__ = [
     "BertScore",
     "BiEncoder",
     "Bleu",
+    "CeilingError",
     "ChrF",
     "Citations",
     "Comparison",

@@ -39,6 +39,8 @@ class JudgeSettings(TypedDict, total=False):
     serve: bool
     cache: bool
     fail_on_error: float
+    max_cost: float | str
+    max_tokens_total: int
 
 
 class _NuggetSettings(AssignerSettings):

@@ -58,6 +58,8 @@ class RunSettings(TypedDict, total=False):
     cache: bool
     note: str
     fail_on_error: float
+    max_cost: float | str
+    max_tokens_total: int
 
 
 def run(
@@ -90,7 +92,8 @@ def run(
 
     Raises:
         UsageError: A setting or the data is wrong; nothing was asked.
-        QilinError: The LLM is gone. What it answered is kept, and the same call resumes.
+        QilinError: The LLM is gone, or a ceiling was reached (`CeilingError`). What it answered is kept, and the same
+            call resumes.
         FailedSamplesError: More questions have no answer than `fail_on_error` allows, if that is given.
 
     Example:
