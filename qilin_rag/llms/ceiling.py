@@ -20,7 +20,7 @@ from qilin_rag.core.types import Completion, RenderedPrompt, Usage
 from qilin_rag.core.units import Amount
 from qilin_rag.llms.base import LLM, LLMError
 from qilin_rag.llms.image_tokens import tokens_of
-from qilin_rag.llms.replies import FILTERED
+from qilin_rag.llms.replies import FILTER_SAID, FILTERED
 from qilin_rag.llms.reservations import Reservations, cut_off_in
 from qilin_rag.llms.spending import (
     NOTHING,
@@ -101,7 +101,11 @@ class SpendingCeiling:
         prompt_key = self._key_of(prompt) if by_batch else ""
         with self._taken_back(prompt_key):
             await self._begin(need, by_batch)
-            key = None if self._reservations is None else self._reservations.begin(need, prompt_key)
+            try:
+                key = None if self._reservations is None else self._reservations.begin(need, prompt_key)
+            except BaseException:
+                self._end(need, NOTHING)
+                raise
         took: SpentAmount | None = None  # a call that is cut off may have been made
         try:
             completion = await llm.generate(prompt)
@@ -153,7 +157,7 @@ class SpendingCeiling:
 
     def _pay(self, llm: LLM, completion: Completion, most: Usage, need: SpentAmount, by_batch: bool) -> SpentAmount:
         """Return what a reply took, and learn from it."""
-        if completion.finish_reason == FILTERED and not completion.raw and not completion.latency_s:
+        if completion.finish_reason == FILTERED and (completion.why_empty or "").startswith(FILTER_SAID):
             return spent_on(completion.discarded, llm.price)  # a filter refused the prompt unread
         usage = completion.usage
         is_short = 3 * (usage.prompt_tokens or 0) < (most.prompt_tokens or 0)
@@ -181,6 +185,7 @@ class SpendingCeiling:
         while self.is_reached or not self._fits(need, by_batch):
             if self.is_reached or not self._n_under_way:
                 self.is_reached, self.refused = True, need
+                self._wake()  # the others that wait stop, too
                 raise CeilingError(_REACHED)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             if is_again:

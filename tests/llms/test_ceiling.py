@@ -193,6 +193,27 @@ def test_who_collects_calls_does_not_wait_for_one_that_waits_for_the_ceiling() -
     assert 5 < sum(collecting.costs) <= 9
 
 
+def test_all_calls_that_wait_stop_at_the_ceiling() -> None:
+    payer = Payer.making(5, announced)
+
+    async def gather() -> list[object]:
+        return await asyncio.gather(*(ask(payer, prompt_of(200)) for _ in range(60)), return_exceptions=True)
+
+    with using(SpendingCeiling(Amount(5.0, "USD"), None)):
+        ended = asyncio.run(gather())
+    assert {type(each) for each in ended} <= {Completion, CeilingError, LLMError}
+    assert sum(isinstance(each, CeilingError) for each in ended) > 30
+
+
+def test_a_disk_that_is_full_leaves_no_reservation(tmp_path: Path) -> None:
+    ceiling, payer = SpendingCeiling(Amount(500.0, "USD"), None), Payer.making(3, announced)
+    with using(ceiling):
+        with ceiling.recorded_in(tmp_path / "no-folder" / "reservations.jsonl"), pytest.raises(QilinError):
+            asyncio.run(ask(payer, prompt_of(10)))
+        assert not payer.costs and ceiling.spent.cost == 0
+        assert asyncio.run(ask(payer, prompt_of(10))).text == "答"
+
+
 def test_calls_that_were_cut_off_count_as_spent(tmp_path: Path) -> None:
     class Endless(Payer):
         async def generate(self, prompt: RenderedPrompt) -> Completion:
