@@ -168,7 +168,7 @@ def plan_hearing(docket: Docket) -> Plan:
     ]
     calls.sort(key=lambda call: -call.prompt_tokens)
     return Plan(
-        **priced(judge.llm, len(calls), sum(call.prompt_tokens for call in calls)),
+        **priced(judge.llm, len(calls), sum(call.prompt_tokens for call in calls), judge.config.batch),
         run=str(docket.directory.path),
         questions=len(docket.wanted),
         answered=len(docket.wanted) - len(left),

@@ -337,7 +337,7 @@ def plan_filter(
         tokens[note.slot, safety.names.index(name)] = estimated_tokens(prompt.messages) + IMAGE_TOKENS * len(note.paths)
     n_calls = int((tokens > 0).sum())
     return Plan(
-        **priced(safety.llm, n_calls, int(tokens.sum(dtype=np.int64))),
+        **priced(safety.llm, n_calls, int(tokens.sum(dtype=np.int64)), config.batch),
         run=str(path),
         questions=n_judgements,
         answered=n_judgements - n_calls - too_long,

@@ -89,6 +89,10 @@ class SpendingCeiling:
             self._reservations.close()
             self._reservations = before
 
+    def reconsider(self) -> None:
+        """Let calls begin again if they fit, after others have turned out to take less than they reserved."""
+        self.is_reached = False
+
     async def ask(self, llm: LLM, prompt: RenderedPrompt) -> Completion:
         """Return the LLM's answer.
 
@@ -99,8 +103,11 @@ class SpendingCeiling:
         most = self._most_tokens(llm, prompt)
         need = most_spent_on(most, llm.price, by_batch)
         prompt_key = self._key_of(prompt) if by_batch else ""
-        with self._taken_back(prompt_key):
-            await self._begin(need, by_batch)
+        with self._taken_back(prompt_key) as is_submitted:
+            if is_submitted:
+                self._reserve(need)
+            else:
+                await self._begin(need, by_batch)
             try:
                 key = None if self._reservations is None else self._reservations.begin(need, prompt_key)
             except BaseException:
@@ -130,16 +137,19 @@ class SpendingCeiling:
         return json_hash([at, prompt.messages], sort_keys=False, ensure_ascii=False)
 
     @contextmanager
-    def _taken_back(self, prompt_key: str) -> Iterator[None]:
-        """Take back what the same prompt has reserved before it was cut off, if it is in a batch: it is paid once."""
+    def _taken_back(self, prompt_key: str) -> Iterator[bool]:
+        """Take back what the same prompt has reserved before it was cut off, if it is in a batch: it is paid once.
+
+        Yields whether there is such a prompt.
+        """
         before = self._carried.get(prompt_key)
         if not before:
-            yield
+            yield False
             return
         key, amount = before.popitem()
         self.spent = self.spent.minus(amount)
         try:
-            yield
+            yield True
         except BaseException:
             before[key] = amount
             self.spent = self.spent.plus(amount)
@@ -202,6 +212,9 @@ class SpendingCeiling:
                     self._wake()
                 raise
             is_again = True
+        self._reserve(need)
+
+    def _reserve(self, need: SpentAmount) -> None:
         self._n_under_way += 1
         self._n_unbounded += not need.is_bounded
         self._reserved = self._reserved.plus(need)
@@ -239,6 +252,19 @@ def using(ceiling: SpendingCeiling | None) -> Iterator[None]:
 def current() -> SpendingCeiling | None:
     """Return the current ceiling; None if there is none."""
     return _current.get()
+
+
+@contextmanager
+def waiting_as(context: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Let calls that wait for the current ceiling wait in such a context; see `SpendingCeiling.while_waiting`."""
+    if (ceiling := current()) is None:
+        yield
+        return
+    before, ceiling.while_waiting = ceiling.while_waiting, context
+    try:
+        yield
+    finally:
+        ceiling.while_waiting = before
 
 
 def error_of_ceiling() -> CeilingError | None:

@@ -22,6 +22,7 @@ from qilin_rag.core.types import Completion, Exchange, RenderedPrompt, Status
 from qilin_rag.llms import LLM, LLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.cached_answers import cached_completion, has_answer, status_of
+from qilin_rag.llms.ceiling import waiting_as
 from qilin_rag.llms.replies import FILTER_SAID, FILTERED, REFUSED, STOP, read_ending
 from qilin_rag.llms.same_refusals import SameRefusals, without_numbers
 from qilin_rag.llms.serving.server import serving
@@ -185,7 +186,8 @@ async def _ask_by_batch(
             _keep(asking, asked)
 
         try:
-            await for_each(jobs, do, collector.n_workers, collector.worker_ended)
+            with waiting_as(collector.standing_by):
+                await for_each(jobs, do, collector.n_workers, collector.worker_ended)
         finally:
             await _close(asking.llm)
 

@@ -162,7 +162,7 @@ def _found_in_cache(config: RunConfig, asked: Sequence[_Asked], shared: Shared) 
 def _priced(config: RunConfig, n_calls: int, prompt_tokens: int, n_images: int) -> dict[str, Any]:
     """Return the fields of a plan that say what the calls use and cost; unknown if it is not known for images."""
     llm: LLM = config.llm
-    fields = priced(llm, n_calls, prompt_tokens) | {"images": n_images}
+    fields = priced(llm, n_calls, prompt_tokens, config.batch) | {"images": n_images}
     if not n_images or llm.image_rule or not llm.takes_tokens:
         return fields
     why = f"how {config.llm_label} counts images is not known; --set llm.image_tokens= names a rule"

@@ -40,7 +40,7 @@ def plan_queries(work: QueryWork, questions: Sequence[Question], shared: Shared,
     ]
     calls.sort(key=lambda call: -call.prompt_tokens)
     return Plan(
-        **priced(work.config.llm, len(calls), sum(call.prompt_tokens for call in calls)),
+        **priced(work.config.llm, len(calls), sum(call.prompt_tokens for call in calls), work.config.batch),
         run=str(work.directory.path),
         label=f"query {work.stage.called()} by {work.config.llm_label}",
         questions=len(questions),

@@ -18,7 +18,7 @@ from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.core.registry import QUERIES, describe
 from qilin_rag.llms import LLM, FatalLLMError
-from qilin_rag.llms.ceiling import error_of_ceiling
+from qilin_rag.llms.ceiling import current, error_of_ceiling
 from qilin_rag.pipeline.asking import started
 from qilin_rag.pipeline.ceilings import stopped_error
 from qilin_rag.pipeline.dry_run import plan
@@ -306,6 +306,8 @@ def _submit(work: Work, llm: LLM) -> Work:
         return work
     with suppress(QilinError):
         ask(work, llm, f"{work.prepared.label}: ", waits=False)
+    if (ceiling := current()) is not None:
+        ceiling.reconsider()  # batches take less than they reserve
     return work._replace(is_begun=True)
 
 
