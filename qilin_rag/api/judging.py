@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -41,6 +41,7 @@ class JudgeSettings(TypedDict, total=False):
     fail_on_error: float
     max_cost: float | str
     max_tokens_total: int
+    track: str | Sequence[str]
 
 
 class _NuggetSettings(AssignerSettings):

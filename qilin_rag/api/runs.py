@@ -60,6 +60,7 @@ class RunSettings(TypedDict, total=False):
     fail_on_error: float
     max_cost: float | str
     max_tokens_total: int
+    track: str | Sequence[str]
 
 
 def run(

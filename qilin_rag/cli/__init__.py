@@ -37,6 +37,7 @@ from qilin_rag.cli import (
     signals,
     sweep,
     synth,
+    track,
     view,
 )
 from qilin_rag.cli.former_options import renamed
@@ -66,6 +67,7 @@ _COMMANDS: dict[str, list[App | Callable[..., None]]] = {
         view.view,
         ablate.sensitivity,
         export.export,
+        track.track,
     ],
     "retrieve, rank and serve": [retrieve.retrieve, index.index, rank.train, rank.rank, serve.serve],
     "look at data": [data.app, analyze.app, paper.paper, synth.synth],

@@ -25,6 +25,7 @@ class ListKind(StrEnum):
     prompts = "prompts"
     metrics = "metrics"
     rankers = "rankers"
+    hooks = "hooks"
     settings = "settings"
     runs = "runs"
 
@@ -34,7 +35,7 @@ def list_names(
         ListKind,
         typer.Argument(
             metavar="KIND",
-            help="retrievers, queries, llms, prompts, metrics, rankers, runs, or settings (those of a run).",
+            help="retrievers, queries, llms, prompts, metrics, rankers, hooks, runs, or settings (those of a run).",
         ),
     ],
     name: Annotated[
@@ -175,10 +176,10 @@ def _engine_settings(engine: Any) -> list[SettingDoc]:
 
 
 def _registry(kind: ListKind) -> Registry[Any]:
-    from qilin_rag.core.registry import LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
+    from qilin_rag.core.registry import HOOKS, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 
-    tables = {"retrievers": RETRIEVERS, "queries": QUERIES, "llms": LLMS, "metrics": SCORERS, "rankers": RANKERS}
-    return tables[kind.value]
+    tables = (RETRIEVERS, QUERIES, LLMS, SCORERS, RANKERS, HOOKS)
+    return next(table for table in tables if table.plural == kind.value)
 
 
 def flag_help(setting: str) -> str:

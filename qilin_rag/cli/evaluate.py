@@ -39,6 +39,7 @@ from qilin_rag.cli.options import (
     Serve,
     Settings,
     Stream,
+    Track,
     Verbose,
     find_runs_named,
 )
@@ -83,6 +84,7 @@ def run(
     stream: Stream = False,
     serve: Serve = False,
     runs_dir: RunsDir = None,
+    track: Track = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with any of these settings; options override it.")
     ] = None,
@@ -148,6 +150,7 @@ def run(
         "stream": stream or None,
         "serve": serve or None,
         "runs_dir": runs_dir,
+        "track": track or None,
         "fresh": fresh or None,
         "repeat": repeat,
         "cache": False if no_cache else None,

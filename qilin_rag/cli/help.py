@@ -23,7 +23,7 @@ _SECTIONS = {
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal per_call language by criterion one_by_one",
     "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "
-    "as_json label labels_dir export host view:port",
+    "as_json label labels_dir export host view:port track trackers",
     "General": "jobs retrieved config settings fresh dry_run saved older_than yes version help",
 }
 _SECTION_OF = {name: section for section, names in _SECTIONS.items() for name in names.split()}

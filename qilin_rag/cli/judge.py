@@ -26,6 +26,7 @@ from qilin_rag.cli.options import (
     RunsDir,
     Serve,
     Settings,
+    Track,
     find_runs_named,
 )
 from qilin_rag.cli.signals import Interrupted
@@ -69,6 +70,7 @@ def judge(
     base_url: BaseUrl = None,
     serve: Serve = False,
     runs_dir: RunsDir = None,
+    track: Track = None,
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
@@ -101,6 +103,7 @@ def judge(
         "runs_dir": runs_dir,
         "max_cost": max_cost,
         "max_tokens_total": max_tokens_total,
+        "track": track or None,
         "fail_on_error": fail_on_error,
     }
     config = resolve_judge(flags, settings or [])
@@ -109,6 +112,8 @@ def judge(
     given = [name for name, is_given in flagged.items() if is_given]
     shown = PartSettings(per_call=per_call, language=language.value, controls=controls, data=data)
     _check_flags(given, shown, len(runs))
+    if track and len(runs) > 1:
+        raise UsageError("--track follows one run, and a comparison is none; leave --track out")
     measure = None
     if len(runs) == 1:
         measure = MEASURES[given[0]](runs[0], config, shown) if given else grades_of(runs[0], config)

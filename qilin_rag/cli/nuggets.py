@@ -27,6 +27,7 @@ from qilin_rag.cli.options import (
     RunsDir,
     Serve,
     Settings,
+    Track,
     find_runs_named,
 )
 from qilin_rag.cli.signals import Interrupted
@@ -128,6 +129,7 @@ def assign(
     base_url: BaseUrl = None,
     serve: Serve = False,
     runs_dir: RunsDir = None,
+    track: Track = None,
     settings: Settings = None,
     fail_on_error: FailOnError = None,
     dry_run: DryRun = False,
@@ -150,7 +152,7 @@ def assign(
 
     ui.set_up_logs(quiet or as_json)
     flags = _asking(llm, limit, concurrency, batch, base_url, serve, runs_dir, fail_on_error)
-    flags |= {"max_cost": max_cost, "max_tokens_total": max_tokens_total}
+    flags |= {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "track": track or None}
     config = resolve_judge(flags, settings or [], "nuggets assign")
     [path] = find_runs_named([run], [config.runs_dir, Path("runs")])
     how = AssignerSettings(per_call=per_call, language=language.value, controls=controls)

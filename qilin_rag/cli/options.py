@@ -219,4 +219,11 @@ NamedIn = Annotated[
     list[Path] | None,
     typer.Option("--runs-dir", help="Folder to look for runs in, if named by a part; repeatable. [default: runs]"),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="Tracker that gets the figures at the end: mlflow, trackio, wandb, or package.module:Class; repeatable.",
+    ),
+]
 RunsDir = Annotated[Path | None, typer.Option(help="Folder to keep runs in. [default: runs]")]

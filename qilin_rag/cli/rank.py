@@ -17,6 +17,7 @@ from qilin_rag.cli.options import (
     Quiet,
     RunsDir,
     TaskOption,
+    Track,
     Verbose,
     log_settings,
     note_fields_of,
@@ -111,6 +112,7 @@ def rank(
     missing_notes: MissingNotes = Missing.error,
     note_fields: NoteFields = None,
     runs_dir: RunsDir = None,
+    track: Track = None,
     slices: Annotated[
         bool,
         typer.Option("--slices", help="Also print figures by kinds of notes, of queries and of places in sessions."),
@@ -130,6 +132,7 @@ def rank(
         qilin-rag rank --checkpoint bi --task search --data data/Qilin --slices
         qilin-rag rank --ranker bm25 --data data/Qilin --candidates sampled:99
     """
+    from qilin_rag.pipeline.hooks.calling import call_ended, check_hooks, split_names
     from qilin_rag.rankers.ranking_directory import RankConfig
     from qilin_rag.rankers.run import make_ranker
     from qilin_rag.rankers.run import rank as rank_requests
@@ -138,6 +141,7 @@ def rank(
     if seed is not None and not candidates.startswith("sampled"):
         raise UsageError("--seed is for --candidates sampled:N; the seed of a ranker is --set ranker.seed=N")
     of_ranker, of_log = _settings(settings, ranker)
+    check_hooks(hooks := split_names(track or []))
     made = make_ranker(ranker, checkpoint, of_ranker)
     config = RankConfig(
         data=qilin_tables(data),
@@ -155,6 +159,7 @@ def rank(
     try:
         with ui.progress_bars(quiet or as_json):
             done = rank_requests(made, config)
+            call_ended(hooks, done.directory.path)
     except KeyboardInterrupt:
         raise Interrupted("only the manifest was written; the same command begins again") from None
     if as_json:

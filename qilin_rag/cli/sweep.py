@@ -26,6 +26,7 @@ from qilin_rag.cli.options import (
     Seed,
     ServeEach,
     Settings,
+    Track,
     listed,
 )
 from qilin_rag.cli.plan import print_plans
@@ -64,6 +65,7 @@ def sweep(
     batch: Batch = False,
     serve: ServeEach = False,
     runs_dir: RunsDir = None,
+    track: Track = None,
     settings: Settings = None,
     dry_run: DryRun = False,
     max_cost: MaxCost = None,
@@ -104,6 +106,7 @@ def sweep(
         "runs_dir": runs_dir,
         "max_cost": max_cost,
         "max_tokens_total": max_tokens_total,
+        "track": track or None,
     }
     configs = read_sweep(config, axes, flags, settings or [], controls)
     if dry_run:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     FiniteFloat,
     NonNegativeInt,
@@ -42,6 +43,7 @@ from qilin_rag.core.files import expanded
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT
 from qilin_rag.core.registry import (
     ENGINES,
+    HOOKS,
     LLMS,
     QUERIES,
     RETRIEVERS,
@@ -69,6 +71,14 @@ def _never_recorded(value: Any) -> bool:
     return True
 
 
+def _listed(names: Any) -> Any:
+    """Return names that are separated by commas, or a list of such, as a list without duplicates."""
+    given = [names] if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        return names
+    return list(dict.fromkeys(name.strip() for each in given for name in each.split(",") if name.strip()))
+
+
 class AskSettings(Frozen):
     """Settings of how an LLM is asked, about anything.
 
@@ -88,6 +98,8 @@ class AskSettings(Frozen):
             no ceiling. Not recorded.
         max_tokens_total: Stop before the calls of an LLM take more tokens of prompts and answers; null for no ceiling.
             Not recorded.
+        track: Trackers that get the run when it has ended: mlflow, trackio, wandb, or your own. Not kept in the
+            manifest: who runs a run again chooses anew.
     """
 
     llm_label: str = "extractive"
@@ -102,6 +114,7 @@ class AskSettings(Frozen):
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     max_cost: Annotated[AmountSetting | None, Field(exclude_if=_never_recorded)] = None
     max_tokens_total: Annotated[PositiveInt | None, Field(exclude_if=_never_recorded)] = None
+    track: Annotated[list[str], BeforeValidator(_listed), Field(exclude=True)] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -234,6 +247,8 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
         yield "llm", LLMS, {component.pop("name"): component}
     if "metrics" in settings:
         yield "metrics", SCORERS, _metrics(settings["metrics"])
+    if isinstance(track := _listed(settings.get("track")), list):
+        yield "track", HOOKS, {str(name): {} for name in track}
     second = settings.get("rerank")
     named = _named(second, "rerank") if isinstance(second, dict) else {"name": second}
     of_second = rerank_settings(named) if isinstance(second, dict) else _mapping(settings.get("rerank_settings"))
@@ -447,7 +462,7 @@ def _typed(model: type[BaseModel], name: str, value: Any) -> Any:
     """
     if (field := model.model_fields.get(name)) is None:
         return value
-    kind: Any = Annotated[field.annotation, field]
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 _MOST_NAMES = 20
-_LISTED = ("retriever", "query", "llm", "prompt", "metric", "ranker")
+_LISTED = ("retriever", "query", "llm", "prompt", "metric", "ranker", "hook")
 """Kinds of names that the command `list` prints."""
 INSTEAD = {
     "rouge_l_word": "rouge_l with metrics.rouge_l.tokens=word",

@@ -9,7 +9,8 @@ from qilin_rag.core.errors import UsageError
 
 def missing_modules(*modules: str) -> list[str]:
     """Return the top-level modules that are not installed, without importing any."""
-    return [module for module in modules if find_spec(module) is None]
+    found = {module: find_spec(module) for module in modules}
+    return [module for module, spec in found.items() if spec is None or spec.origin is None]  # a folder of that name
 
 
 def require(extra: str, *modules: str, what: str) -> None:

@@ -113,12 +113,17 @@ def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:
         UsageError: if a setting looks like a key or a password.
     """
     for name, value in _flat(settings):
-        is_secret = isinstance(value, str) and (_SECRET_VALUE.search(value) or redacted(value) != value)
-        if is_secret or is_secret_name(name):
+        if holds_secret(name, value):
             raise UsageError(
                 f"{what}: the setting {name!r} seems to hold a key, and settings are stored with every run; "
                 "set the environment variable that its package reads instead"
             )
+
+
+def holds_secret(name: str, value: Any) -> bool:
+    """Return whether a setting, by its name (which may be dotted) or its plain value, is a key or a password."""
+    is_secret = isinstance(value, str) and (_SECRET_VALUE.search(value) or redacted(value) != value)
+    return bool(is_secret) or is_secret_name(name.rpartition(".")[2])
 
 
 def is_secret_name(name: str) -> bool:

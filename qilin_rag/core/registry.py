@@ -431,7 +431,16 @@ SCORERS: Registry[Any] = Registry(
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )
-_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
+HOOKS: Registry[Any] = Registry(
+    "hook",
+    "qilin_rag.pipeline.hooks.base:Hook",
+    {
+        "mlflow": "qilin_rag.pipeline.hooks.mlflow:MLflow",
+        "trackio": "qilin_rag.pipeline.hooks.trackio:Trackio",
+        "wandb": "qilin_rag.pipeline.hooks.wandb:WandB",
+    },
+)
+_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS, HOOKS)
 
 
 def describe(name: str, changes: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.types import ControlScore, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing
 from qilin_rag.pipeline.forecast import Plan
+from qilin_rag.pipeline.hooks.calling import call_ended, check_hooks
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
 from qilin_rag.pipeline.scoring import add_scores
 from qilin_rag.pipeline.selection import select_questions
@@ -158,6 +159,7 @@ def judge_answers(
         answers_of: Reads the answers of the run.
         scores_of: Returns a score of each metric, with its signature, for each question.
     """
+    check_hooks(judge.config.track)
     directory = RunDirectory(path)
     directory.read_complete()
     with directory.locked():
@@ -166,6 +168,7 @@ def judge_answers(
         hearing = hear(answers.docket)
         scores = scores_of(answers, hearing)
         summary = add_scores(directory, answers.own, answers.lines, scores, manifest.seed)
+        call_ended(judge.config.track, path)
     metrics = {name: summary.metrics[name] for name in dict.fromkeys(score.metric for score in scores)}
     return Judged(directory, judge.label, metrics, hearing)
 

@@ -14,6 +14,7 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Summary
 from qilin_rag.pipeline.asking import is_too_many, most_frequent_reason, started
 from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.hooks.calling import check_hooks, hooked
 from qilin_rag.pipeline.run_ceilings import runs_under_ceiling
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.scoring import check_names, foresee, score_directory, scorers_for, usable_scorers
@@ -29,13 +30,14 @@ def run(config: RunConfig) -> Run:
     The configuration and the server are checked before the first expensive step. Failed questions are counted in the
     summary; `check_failures` decides whether they are too many.
     """
+    check_hooks(config.track)
     return do(prepare(config))
 
 
 def do(prepared: Prepared) -> Run:
     """Do a prepared run: ask what is left, score, and log which metrics were left out."""
     config = prepared.config
-    with prepared.directory.locked(), runs_under_ceiling([prepared]):
+    with prepared.directory.locked(), hooked(config.track, prepared.directory.path), runs_under_ceiling([prepared]):
         work = find_work(prepared, is_alone=True)
         log = work.server_log
         with started(config, log) if work.needs_server else nullcontext(config.llm) as llm:

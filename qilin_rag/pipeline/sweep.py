@@ -24,6 +24,7 @@ from qilin_rag.pipeline.ceilings import stopped_error
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.forecast import Plan
+from qilin_rag.pipeline.hooks.calling import call_ended, call_failed, check_hooks
 from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.run_ceilings import how_to_resume, progress_of, runs_under_ceiling
 from qilin_rag.pipeline.shared import Shared
@@ -241,6 +242,7 @@ def sweep(configs: Sequence[RunConfig]) -> Swept:
     Everything is checked before anything is spent. After that, a failed run does not stop the others; if an LLM is
     gone, its other runs fail as well.
     """
+    check_hooks(list(dict.fromkeys(name for config in configs for name in config.track)))
     shared = Shared()
     runs: dict[Path, Prepared] = {}
     for config in configs:
@@ -292,7 +294,7 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
             if isinstance(answered, Answered):
                 _finish(answered, done)
             elif answered:
-                done.failures.append(Failure.of(work.prepared, answered))
+                _fail(work.prepared, answered, done)
 
 
 def _submit(work: Work, llm: LLM) -> Work:
@@ -341,4 +343,11 @@ def _finish(answered: Answered, done: Swept) -> None:
     try:
         done.runs.append(finish(answered))
     except QilinError as error:
-        done.failures.append(Failure.of(answered.work.prepared, error))
+        _fail(answered.work.prepared, error, done)
+    else:
+        call_ended(answered.work.prepared.config.track, done.runs[-1].path)
+
+
+def _fail(prepared: Prepared, error: QilinError, done: Swept) -> None:
+    done.failures.append(Failure.of(prepared, error))
+    call_failed(prepared.config.track, prepared.directory.path, error)

@@ -1,0 +1,1 @@
+"""Hooks: what is told of each run that has ended, such as trackers of experiments."""
