@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qilin_rag.llms.langchain.chat_model import LangChain
     from qilin_rag.llms.openai_compatible import OpenAICompatible
     from qilin_rag.pipeline.finished import Run
+    from qilin_rag.pipeline.hooks.base import Hook, TrackedRun
     from qilin_rag.pipeline.imports import import_answers
     from qilin_rag.pipeline.score_lists import AnswerScores, score
     from qilin_rag.reports.compare import Comparison
@@ -60,6 +61,7 @@ _NAMES = {
     "llms.extractive": ("Extractive",),
     "llms.langchain.chat_model": ("LangChain",),
     "llms.openai_compatible": ("OpenAICompatible",),
+    "pipeline.hooks.base": ("Hook", "TrackedRun"),
     "pipeline.imports": ("import_answers",),
     "pipeline.finished": ("Run",),
     "pipeline.score_lists": ("AnswerScores", "score"),
@@ -107,6 +109,7 @@ __all__ = [
     "Extractive",
     "FailedSamplesError",
     "Hit",
+    "Hook",
     "HyDE",
     "Hybrid",
     "LangChain",
@@ -136,6 +139,7 @@ __all__ = [
     "Run",
     "RunList",
     "Scorer",
+    "TrackedRun",
     "Trec",
     "Unanswerable",
     "UsageError",

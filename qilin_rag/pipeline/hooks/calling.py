@@ -97,7 +97,8 @@ def _call_one(name: str, path: Path, reason: str | None) -> str | None:
         if isinstance(id, str) and is_id(id) and ids.get(name) != id:
             write_text(path / IDS, json.dumps(ids | {name: id}, indent=2) + "\n")
     except Exception as error:  # also one of the user's own class
-        return _without_passwords(one_line(error).removeprefix("QilinError: "))
+        line = one_line(error)
+        return _without_passwords(line.partition(": ")[2] if isinstance(error, QilinError) else line)
     failure = answer.get("error")
     return None if failure is None else _without_passwords(str(failure))
 

@@ -7,7 +7,6 @@ import warnings
 
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.extras import require
-from qilin_rag.core.plugins import one_line
 from qilin_rag.pipeline.hooks.base import Hook, TrackedRun
 
 PROJECT = "qilin_rag"
@@ -38,5 +37,5 @@ class Trackio(Hook):
             trackio.finish()
         for warning in caught:
             if issubclass(warning.category, UserWarning) and isinstance(warning.message, Exception):
-                raise QilinError(one_line(warning.message))
+                raise QilinError(str(warning.message))
         return name

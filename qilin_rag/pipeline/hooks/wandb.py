@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from pathlib import Path
 
+from qilin_rag.core.errors import QilinError
 from qilin_rag.core.extras import require
 from qilin_rag.pipeline.hooks.base import Hook, TrackedRun
 
 PROJECT = "qilin_rag"
-_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
-_INIT_TIMEOUT_S = 60.0
+_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_INIT_TIMEOUT": "30"}
 
 
 class WandB(Hook):
@@ -39,7 +40,6 @@ def _write(run: TrackedRun, exit_code: int, error: str | None = None) -> str:
         console="off",
         disable_code=True,
         disable_git=True,
-        init_timeout=_INIT_TIMEOUT_S,
         x_disable_machine_info=True,
         x_disable_meta=True,
         x_disable_stats=True,
@@ -53,6 +53,9 @@ def _write(run: TrackedRun, exit_code: int, error: str | None = None) -> str:
         resume="allow",
         settings=settings,
     )
+    folder = Path(os.environ.get("WANDB_DIR") or Path.cwd()).resolve()
+    if tracked.offline and not Path(tracked.dir).resolve().is_relative_to(folder):  # in a temporary folder instead
+        raise QilinError(f"{folder} can't be written to")
     tracked.config.update(run.params, allow_val_change=True)
     tracked.summary["error"] = error
     if run.rows:

@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+from qilin_rag.core.errors import QilinError
 from qilin_rag.core.plugins import one_line
 from qilin_rag.core.registry import HOOKS
 from qilin_rag.pipeline.hooks.base import Hook
@@ -36,7 +37,8 @@ def main() -> None:
             raise ValueError(f"{id!r} can't be kept as the id of a run")
         answer = {"id": id}
     except BaseException as error:  # sys.exit as well
-        answer = {"error": one_line(error)}
+        line = one_line(error)
+        answer = {"error": line.partition(": ")[2] if isinstance(error, QilinError) else line}
     partial = folder / f"{ANSWER}.partial"
     partial.write_text(json.dumps(answer), encoding="utf-8")
     partial.replace(folder / ANSWER)
