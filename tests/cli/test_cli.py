@@ -67,6 +67,7 @@ COMMANDS = [
     "data convert",
     "data filter",
     "synth",
+    "track",
     "analyze",
     "analyze answers",
     "analyze dqa-effect",

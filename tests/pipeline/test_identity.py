@@ -12,7 +12,7 @@ import pytest
 
 from qilin_rag.core.former import former, renewed, renewed_manifest
 from qilin_rag.core.hashing import fingerprint
-from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS, Registry
+from qilin_rag.core.registry import ENGINES, HOOKS, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.data import load_dataset
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.retrievers import IndexedRetriever
@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     ("table", "name"),
     [
         (table, name)
-        for table in (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
+        for table in (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS, HOOKS)
         for name in table.table()
         if name
         not in ("langchain", "biencoder", "history", "multivector", "sparse", "pretrained")  # which need what they name
