@@ -1,4 +1,4 @@
-"""Write runs to trackio: to its SQLite files on this machine, or where its own environment variables say."""
+"""Write runs to trackio: to its SQLite files on this machine, or as its own environment variables say."""
 
 from __future__ import annotations
 
