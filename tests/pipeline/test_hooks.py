@@ -15,7 +15,8 @@ import qilin_rag as qr
 from qilin_rag.core import registry
 from qilin_rag.core.errors import UsageError
 from qilin_rag.pipeline.hooks.calling import call_ended, check_hooks
-from qilin_rag.pipeline.hooks.record import flat_params, read_ids, read_tracked
+from qilin_rag.pipeline.hooks.ids import read_ids
+from qilin_rag.pipeline.hooks.record import flat_params, read_tracked
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.synth import resolve_world, synthesize
 from tests.conftest import Cli
@@ -216,7 +217,12 @@ def register(name: str, path: str) -> None:
 def test_without_a_tracker_nothing_is_scanned(data_dir: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     scanned: list[str] = []
     plain = registry.entry_points
-    monkeypatch.setattr(registry, "entry_points", lambda group: (scanned.append(group), plain(group))[1])
+
+    def scan(group: str) -> Any:
+        scanned.append(group)
+        return plain(group)
+
+    monkeypatch.setattr(registry, "entry_points", scan)
     monkeypatch.setattr("qilin_rag.pipeline.hooks.calling.subprocess", None)
     assert cli("run", "--data", data_dir, "--metrics", "rouge_l", "--quiet").code == 0
     assert scanned and "qilin_rag.hooks" not in scanned

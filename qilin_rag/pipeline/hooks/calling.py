@@ -13,17 +13,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import write_text
 from qilin_rag.core.plugins import one_line
 from qilin_rag.core.progress import stage
 from qilin_rag.core.registry import HOOKS
-from qilin_rag.pipeline.hooks.base import Hook
-from qilin_rag.pipeline.hooks.record import IDS, is_id, read_ids
-from qilin_rag.pipeline.hooks.worker import ANSWER, REQUEST
+from qilin_rag.pipeline.hooks.ids import IDS, is_id, read_ids
+
+if TYPE_CHECKING:
+    from qilin_rag.pipeline.hooks.base import Hook
 
 logger = logging.getLogger(__name__)
+REQUEST, ANSWER = "request.json", "answer.json"
+"""The files by which a process of a hook is asked, and answers."""
 _WORKER = "qilin_rag.pipeline.hooks.worker"
 _MOST_CHARS = 300
 

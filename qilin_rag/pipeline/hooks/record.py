@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import read_json
 from qilin_rag.core.plugins import holds_secret
 from qilin_rag.core.types import MetricSummary
 from qilin_rag.pipeline.hooks.base import TrackedRun
@@ -18,13 +16,10 @@ from qilin_rag.pipeline.run_directory import MANIFEST, SUMMARY, RunDirectory
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 from qilin_rag.rankers.ranking_directory import RankingDirectory
 
-IDS = "trackers.json"
-"""The file of a run directory that keeps the trackers' ids of the run, by the name of the hook."""
 _MOST_ROWS = 10_000
 _MOST_CHARS = 500
 _MOST_FILE_BYTES = 5_000_000
 _MOST_PARAMS = 1_000
-_ID = re.compile(r"[\w.\-]{1,200}", re.ASCII)
 
 
 def read_tracked(path: Path, tracked_as: str | None = None) -> TrackedRun:
@@ -54,20 +49,6 @@ def check_complete(path: Path) -> None:
         RunDirectory(path).read_complete()
     elif (state := RankingDirectory(path).read_manifest().state) != "complete":
         raise UsageError(f"{path} is {state}; finish it first, with the command that began it")
-
-
-def read_ids(path: Path) -> dict[str, str]:
-    """Return the trackers' ids of a run by the name of the hook; empty if there are none, or none that are valid."""
-    try:
-        known = read_json(path / IDS)
-    except UsageError:
-        return {}
-    return {name: id for name, id in known.items() if isinstance(id, str) and is_id(id)}
-
-
-def is_id(id: str) -> bool:
-    """Return whether a hook may give a run this id."""
-    return _ID.fullmatch(id) is not None
 
 
 def flat_params(settings: Mapping[str, Any]) -> dict[str, str | bool | int | float]:

@@ -15,9 +15,10 @@ from qilin_rag.core.errors import QilinError
 from qilin_rag.core.plugins import one_line
 from qilin_rag.core.registry import HOOKS
 from qilin_rag.pipeline.hooks.base import Hook
-from qilin_rag.pipeline.hooks.record import is_id, read_tracked
+from qilin_rag.pipeline.hooks.calling import ANSWER, REQUEST
+from qilin_rag.pipeline.hooks.ids import is_id
+from qilin_rag.pipeline.hooks.record import read_tracked
 
-REQUEST, ANSWER = "request.json", "answer.json"
 _GRACE_S = 5.0
 
 
