@@ -30,7 +30,7 @@ LEAVES = {path: command for path, command in COMMANDS.items() if not hasattr(com
 EXAMPLES = [line.strip() for command in COMMANDS.values() for line in (command.epilog or "").strip().splitlines()]
 NEEDS_MORE = re.compile(  # a model, a server, the hub, a file of the user's, or minutes
     r"qwen|HOST|127\.0\.0\.1|gguf:|bertscore|serve|biencoder|train |--checkpoint|hub:|\bmine\b|answers\.(jsonl|csv) --"
-    r"|pairs\.jsonl|labels\.csv|grid\.yaml|--without|set data=|plots|analyze|view |batch cancel|--with mlflow|--track"
+    r"|pairs\.jsonl|labels\.csv|grid\.yaml|--without|set data=|plots|analyze|view |batch cancel|rag track |--track"
 )
 
 
