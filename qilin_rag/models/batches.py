@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -61,8 +62,8 @@ def run_batches(
         name: The work in a progress bar.
     """
     result = np.empty((n, 0), np.float32)
-    with stage(name, n) as advance:
-        for rows, vectors in each_batch(encoder, batches, prepare, run):
+    with stage(name, n) as advance, closing(each_batch(encoder, batches, prepare, run)) as encoded:
+        for rows, vectors in encoded:
             if not result.size:
                 result = np.empty((n, vectors.shape[1]), np.float32)
             result[rows] = vectors
@@ -75,8 +76,10 @@ def each_batch(
     batches: Iterable[Rows],
     prepare: Callable[[Rows], Features],
     run: Callable[[Features], Result],
-) -> Iterator[tuple[Rows, Result]]:
+) -> Generator[tuple[Rows, Result], None, None]:
     """Yield each batch with what `run` makes of it, in order, for `run_batches` and for results of unlike sizes.
+
+    Close the generator, which ends its threads.
 
     Args:
         encoder: The model, whose device decides.

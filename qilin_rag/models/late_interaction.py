@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,8 +172,9 @@ def encode_tokens(
         yield empty, [torch.zeros(0, encoder.get_embedding_dimension() or 0, device=encoder.device) for _ in empty]
     some = np.flatnonzero(lengths)
     advice = f"model {named[0]!r} on {encoder.device}: batch_size is {batch_size or 'not set'}, set a lower one"
-    with quiet_loading(), within_gpu_memory(advice):
-        for rows, vectors in each_batch(encoder, (some[rows] for rows in batches(lengths[some], budget)), prepare, run):
+    encoded = each_batch(encoder, (some[rows] for rows in batches(lengths[some], budget)), prepare, run)
+    with quiet_loading(), within_gpu_memory(advice), closing(encoded):
+        for rows, vectors in encoded:
             _check_finite(rows, vectors, named)
             yield rows, vectors
 

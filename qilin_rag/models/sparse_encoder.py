@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -160,8 +161,9 @@ def encode_sparse(
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: set a lower batch_size"):
         made, prepare = _batched(encoder, [as_text(encoder, text) for text in places], prefix, task, batch_size)
         done = []
-        with stage("encoding texts", len(places)) as advance:
-            for rows, vectors in each_batch(encoder, made, prepare, run):
+        encoded = each_batch(encoder, made, prepare, run)
+        with stage("encoding texts", len(places)) as advance, closing(encoded):
+            for rows, vectors in encoded:
                 done.append((rows, vectors))
                 advance(len(rows))
     if not done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -50,9 +50,9 @@ Retrieve = Callable[[Sequence[Question]], list[Retrieved]]
 
 
 class Jobs:
-    """The jobs of a run, which can be walked through once."""
+    """The jobs of a run, which can be walked through once; close them, so that nothing more is retrieved."""
 
-    def __init__(self, questions: Sequence[Question], jobs: Iterator[Job]) -> None:
+    def __init__(self, questions: Sequence[Question], jobs: Generator[Job, None, None]) -> None:
         """Set the questions, and the job of each in the same order."""
         self.questions = questions
         self._jobs = jobs
@@ -62,6 +62,14 @@ class Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         return self._jobs
+
+    def close(self) -> None:
+        """End the thread that retrieves ahead, here and now.
+
+        Left to the garbage collector, it would be waited for at any time in any thread, such as one that is just
+        beginning, while all others wait for this one.
+        """
+        self._jobs.close()
 
     @classmethod
     def retrieved(cls, questions: Sequence[Question], found: Sequence[Retrieved]) -> Jobs:
@@ -84,7 +92,7 @@ class Jobs:
         return cls(questions, _ahead(questions, found, retrieve))
 
 
-def _ahead(questions: Sequence[Question], found: list[Retrieved], retrieve: Retrieve) -> Iterator[Job]:
+def _ahead(questions: Sequence[Question], found: list[Retrieved], retrieve: Retrieve) -> Generator[Job, None, None]:
     """Yield the jobs; while those of a block are asked, the next block is retrieved."""
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as thread:

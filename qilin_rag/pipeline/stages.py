@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -327,7 +327,7 @@ def _answer(work: Work, llm: LLM, label: str, waits: bool) -> None:
         directory.discard_scores({question.id for question in work.jobs.questions})
         asks_again = config.fresh or config.repeat > 1
         cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
-        with stage(f"{label}answering", len(prepared.questions), n_done) as advance:
+        with closing(work.jobs), stage(f"{label}answering", len(prepared.questions), n_done) as advance:
             asking = Asking(llm, config.concurrency, cache, config.batch, waits)
             use = work.early.add if work.early else None
             answer(asking, config, notes, work.jobs, directory, advance, SAMPLES, images, use)

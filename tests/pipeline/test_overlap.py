@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +17,7 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.types import Completion, Hit, Question, RenderedPrompt, Sample, Score
 from qilin_rag.data import NoteStore
-from qilin_rag.llms import LLM
+from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.pipeline import jobs
 from qilin_rag.pipeline.clock import Clock
 from qilin_rag.pipeline.finished import Run
@@ -268,3 +270,23 @@ def test_blocks_are_retrieved_in_order_and_each_question_once() -> None:
     assert asyncio.run(get()) == [(str(i), i) for i in range(3000)]
     assert asked == [question.id for question in questions]
     assert list(Jobs.retrieved_ahead([], 10, retrieve, Clock())) == []
+
+
+class Gone(LLM):
+    """No server."""
+
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        raise FatalLLMError("nobody is there")
+
+
+def test_a_run_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """Were it left to the garbage collector, a thread that begins could wait for it, and all others for that one."""
+    config = resolve_run({"llm": Gone(), "retriever": "bm25", "metrics": "rouge_l", "runs_dir": tmp_path})
+    before = set(threading.enumerate())
+    gc.disable()
+    try:
+        with pytest.raises(FatalLLMError, match="nobody is there"):
+            run(config)
+        assert set(threading.enumerate()) <= before
+    finally:
+        gc.enable()
