@@ -10,7 +10,8 @@ from qilin_rag.core.errors import UsageError
 def missing_modules(*modules: str) -> list[str]:
     """Return the top-level modules that are not installed, without importing any."""
     found = {module: find_spec(module) for module in modules}
-    return [module for module, spec in found.items() if spec is None or spec.origin is None]  # a folder of that name
+    # The spec of a mere folder of that name, which is no package, has no origin.
+    return [module for module, spec in found.items() if spec is None or getattr(spec, "origin", module) is None]
 
 
 def require(extra: str, *modules: str, what: str) -> None:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from qilin_rag.core.errors import QilinError
+from qilin_rag.core.files import replace_text
 from qilin_rag.core.plugins import one_line
 from qilin_rag.core.registry import HOOKS
 from qilin_rag.pipeline.hooks.base import Hook
@@ -40,9 +41,7 @@ def main() -> None:
     except BaseException as error:  # sys.exit as well
         line = one_line(error)
         answer = {"error": line.partition(": ")[2] if isinstance(error, QilinError) else line}
-    partial = folder / f"{ANSWER}.partial"
-    partial.write_text(json.dumps(answer), encoding="utf-8")
-    partial.replace(folder / ANSWER)
+    replace_text(folder / ANSWER, json.dumps(answer))
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)

@@ -16,7 +16,7 @@ from tests.judging.substring_judge import construct, substring_judge
 from tests.judging.test_filter import rules
 from tests.llms.batch.runs import samples_of
 
-NOT_SAME = ("path", "out", "run", "runs", "bank", "times", "generation_s", "cost")
+NOT_SAME = ("path", "out", "run", "runs", "bank", "times", "generation_s", "cost", "batch_usage")
 
 
 def asking(service: BatchServer) -> list[object]:
