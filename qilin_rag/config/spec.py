@@ -66,11 +66,6 @@ NO_QUERY = "none"
 RERANK_DEPTH, RERANK_WEIGHT = 20, 1.0
 
 
-def _never_recorded(value: Any) -> bool:
-    """Exclude a setting of one command from manifests, so that `reproduce` does not repeat it."""
-    return True
-
-
 def _listed(names: Any) -> Any:
     """Return names that are separated by commas, or a list of such, as a list without duplicates."""
     given = [names] if isinstance(names, str) else names
@@ -112,8 +107,8 @@ class AskSettings(Frozen):
     limit: PositiveInt | None = None
     runs_dir: Path = Path("runs")
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    max_cost: Annotated[AmountSetting | None, Field(exclude_if=_never_recorded)] = None
-    max_tokens_total: Annotated[PositiveInt | None, Field(exclude_if=_never_recorded)] = None
+    max_cost: Annotated[AmountSetting | None, Field(exclude=True)] = None
+    max_tokens_total: Annotated[PositiveInt | None, Field(exclude=True)] = None
     track: Annotated[list[str], BeforeValidator(_listed), Field(exclude=True)] = []
 
     @model_validator(mode="before")

@@ -12,9 +12,9 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plugins import holds_secret
 from qilin_rag.core.types import MetricSummary
 from qilin_rag.pipeline.hooks.base import TrackedRun
-from qilin_rag.pipeline.run_directory import MANIFEST, SUMMARY, RunDirectory
+from qilin_rag.pipeline.run_directory import MANIFEST, SUMMARY, Manifest, RunDirectory
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
-from qilin_rag.rankers.ranking_directory import RankingDirectory
+from qilin_rag.rankers.ranking_directory import PooledFigure, RankingDirectory, RankingManifest
 
 _MOST_ROWS = 10_000
 _MOST_CHARS = 500
@@ -73,15 +73,7 @@ def _of_run(path: Path) -> dict[str, Any]:
         "labels": dict(manifest.labels),
         "path": str(path.resolve()),
     }
-    values: dict[str, Any] = {
-        "fingerprint": manifest.fingerprint,
-        "params": flat_params({**manifest.config, **facts}),
-        "metrics": {},
-        "columns": [],
-        "rows": [],
-        "started": datetime.fromisoformat(manifest.started),
-        "ended": datetime.fromisoformat(manifest.updated),
-    }
+    values = _without_figures(manifest, {**manifest.config, **facts})
     if manifest.state != "complete":
         return values
     summary, scores = directory.read_figures()
@@ -126,36 +118,36 @@ def _of_ranking(path: Path) -> dict[str, Any]:
         "ranker": manifest.ranker.model_dump(exclude={"changed"}),
         "path": str(path.resolve()),
     }
-    values: dict[str, Any] = {
-        "fingerprint": manifest.fingerprint,
-        "params": flat_params({**manifest.config.model_dump(mode="json"), **facts}),
-        "metrics": {},
-        "columns": [],
-        "rows": [],
-        "started": datetime.fromisoformat(manifest.started),
-        "ended": datetime.fromisoformat(manifest.updated),
-    }
+    values = _without_figures(manifest, {**manifest.config.model_dump(mode="json"), **facts})
     if manifest.state != "complete":
         return values
     summary = directory.read_summary()
     names = list(summary.metrics)
-    pooled: dict[str, Any] = {}
-    for name, figure in summary.pooled.items():
-        low, high = figure.ci95 or (None, None)
-        pooled |= {name: figure.value, f"{name}.low": low, f"{name}.high": high, f"{name}.n": figure.n}
     rows = [
         [line.id, _cut(line.query), *((line.figures or {}).get(name) for name in names)]
         for line in directory.read_figures()[:_MOST_ROWS]
     ]
     counts = {f"count/{name}": n for name, n in summary.counts.items()}
     return values | {
-        "metrics": {**_figures(summary.metrics), **_numbers({**pooled, **counts})},
+        "metrics": {**_figures({**summary.metrics, **summary.pooled}), **_numbers(counts)},
         "columns": ["request_id", "query", *names],
         "rows": rows,
     }
 
 
-def _figures(metrics: Mapping[str, MetricSummary]) -> dict[str, float]:
+def _without_figures(manifest: Manifest | RankingManifest, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "fingerprint": manifest.fingerprint,
+        "params": flat_params(settings),
+        "metrics": {},
+        "columns": [],
+        "rows": [],
+        "started": datetime.fromisoformat(manifest.started),
+        "ended": datetime.fromisoformat(manifest.updated),
+    }
+
+
+def _figures(metrics: Mapping[str, MetricSummary | PooledFigure]) -> dict[str, float]:
     """Return each figure with its interval and the number of scored questions; without what has no value."""
     found: dict[str, Any] = {}
     for name, figure in metrics.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -33,6 +34,7 @@ class ExportFormat(Frozen):
     writes_folder: ClassVar[bool] = False
     takes_many: ClassVar[bool] = False
 
+    @abstractmethod
     def write(self, runs: Sequence[RunDirectory], out: Path) -> Exported:
         """Write complete runs; equal runs give equal bytes.
 
@@ -45,4 +47,3 @@ class ExportFormat(Frozen):
             UsageError: if there is nothing that the format could hold.
             QilinError: if a file can't be written.
         """
-        raise NotImplementedError

@@ -8,6 +8,7 @@ the numbers of notes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,9 +55,9 @@ class _TrackFormat(ExportFormat):
     team_id: Text = "qilin_rag"
     """Name of the team."""
 
+    @abstractmethod
     def metadata(self, run: RunDirectory, manifest: Manifest) -> dict[str, str]:
         """Return the fields that say which run it is."""
-        raise NotImplementedError
 
     def write(self, runs: Sequence[RunDirectory], out: Path) -> Exported:
         """Write a line for each question to the file `out`.
